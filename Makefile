@@ -1,0 +1,45 @@
+# The README's two commands are `make demo` and `make test`; each sets up .venv by itself.
+PYTHON ?= python3
+
+.PHONY: help demo test lint bench proto clean
+
+help:
+	@echo "make demo    one encoder and four decoders compress 50,000 samples over gRPC (sets up .venv first)"
+	@echo "make test    ruff, mypy and the tests"
+	@echo "make bench   the speed claims, as ratios within one run"
+	@echo "make proto   regenerate shared/glsnet/v1 from proto/"
+	@echo "make clean   remove .venv and caches"
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "glsnet needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.installed: .venv/.python pyproject.toml constraints.txt
+	.venv/bin/pip install -q -c constraints.txt -e .
+	@touch $@
+
+.venv/.installed-dev: .venv/.python pyproject.toml constraints.txt
+	.venv/bin/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@ .venv/.installed
+
+demo: .venv/.installed
+	.venv/bin/glsnet run gaussian
+
+lint: .venv/.installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+test: lint
+	.venv/bin/python -m pytest
+
+bench: .venv/.installed-dev
+	.venv/bin/python -m pytest benchmarks -s
+
+proto: .venv/.installed-dev
+	.venv/bin/python -m grpc_tools.protoc -Iproto --python_out=shared --pyi_out=shared proto/glsnet/v1/*.proto
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,31 @@
+"""Statistical assertions: a right answer fails one at z = 5 about once in two million runs."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def assert_proportion(successes: int, n: int, p: float, z: float = 5.0) -> None:
+    """Assert that `successes` out of `n` independent trials agree with the success probability `p`."""
+    assert abs(successes / n - p) <= z * _deviation(p, n), (
+        f"{successes} of {n} is {successes / n:.6f}, expected {p:.6f}"
+    )
+
+
+def assert_at_least(successes: int, n: int, bound: float, z: float = 5.0) -> None:
+    """Assert that `successes` out of `n` independent trials do not refute a success probability of at least `bound`."""
+    assert successes / n >= bound - z * _deviation(bound, n) - 1e-12, (
+        f"{successes} of {n} is {successes / n:.6f}, expected at least {bound:.6f}"
+    )
+
+
+def assert_mean(values: ArrayLike, expected: float, z: float = 5.0) -> None:
+    """Assert that independent `values` agree with the expectation `expected`, by their own deviation."""
+    array = np.asarray(values, dtype=np.float64)
+    mean, error = float(array.mean()), float(array.std(ddof=1)) / math.sqrt(array.size)
+    assert abs(mean - expected) <= z * error + 1e-12, f"mean {mean:.6g} +- {error:.2g}, expected {expected:.6g}"
+
+
+def _deviation(p: float, n: int) -> float:
+    return math.sqrt(max(p * (1 - p), 0.0) / n)
