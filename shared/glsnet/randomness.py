@@ -71,7 +71,7 @@ _S32 = np.uint64(32)
 
 
 @kernel
-def philox(key: np.uint64, n: np.uint64, block: int, stream: int, round_: int) -> tuple[np.uint64, np.uint64]:
+def philox(key: np.uint64, n: int | np.uint64, block: int, stream: int, round_: int) -> tuple[np.uint64, np.uint64]:
     """Philox4x32-10 at counter (n, block, stream, round): output words (0, 1) and (2, 3), each as one uint64."""
     c0, c1 = np.uint64(n) & _LOW32, np.uint64(n) >> _S32
     c2, c3 = (np.uint64(stream) << np.uint64(16)) | np.uint64(block), np.uint64(round_)

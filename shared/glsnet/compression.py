@@ -1,0 +1,236 @@
+"""Compression with side information as two sans-I/O sessions: frames in, frames out; no socket, clock or loop.
+
+    EncoderSession   join per decoder -> Terms     acknowledge      encode(samples) -> Indices for every decoder
+    DecoderSession   join() -> Join                agree(Terms) -> Ack      decode(Indices, t) -> reconstructions, Ack
+
+A DecoderSession is given its own side information, the frames and the seed, and nothing else.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+from glsnet.bits import width_of
+from glsnet.errors import CallerError, FrameError, TermsError
+from glsnet.frames import MAX_COUNT, PROTOCOL, Ack, Indices, Join, Terms
+from glsnet.race import FloatArray, IntArray, NormalWinners
+from glsnet.randomness import MAX_BLOCKS, MAX_STREAMS, SEED_BYTES, seed_digest, session_key
+from glsnet.sources import gaussian
+from glsnet.sources.gaussian import Gaussian, SideInformation
+
+PURPOSE = "gaussian race"
+SCHEMES = ("gls", "baseline")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a party drew in a run of rounds; the reconstruction, shape [R] in the sample's own units, is a decoder's."""
+
+    first_round: int
+    winners: NormalWinners
+    reconstruction: FloatArray | None = None
+
+
+def terms_of(source: Gaussian, seed: bytes, scheme: str, decoders: int, l_max: int) -> Terms:
+    """The terms of a session, all but the stream.
+
+    Raises:
+        CallerError: one of them is out of range.
+    """
+    if len(seed) != SEED_BYTES:
+        raise CallerError(f"seed: expected {SEED_BYTES} bytes, got {len(seed)}")
+    if scheme not in SCHEMES:
+        raise CallerError(f"scheme: expected one of {', '.join(SCHEMES)}, got {scheme!r}")
+    if not 1 <= decoders <= MAX_STREAMS:
+        raise CallerError(f"decoders: expected 1 to {MAX_STREAMS}, got {decoders}")
+    if not 1 <= l_max <= MAX_BLOCKS:
+        raise CallerError(f"l_max: expected 1 to {MAX_BLOCKS} messages, got {l_max}")
+    return Terms(
+        protocol=PROTOCOL, seed_digest=seed_digest(seed), scheme=scheme, decoders=decoders, l_max=l_max,
+        width=width_of(l_max), mean=source.mean, variance=source.variance, sigma2=source.sigma2,
+    )
+
+
+class EncoderSession:
+    """The encoder's side: who has joined and agreed, what has been sent, and the next frame."""
+
+    def __init__(self, session: str, source: Gaussian, seed: bytes, scheme: str, decoders: int, l_max: int) -> None:
+        """Raises CallerError if a term is out of range."""
+        self.terms = terms_of(source, seed, scheme, decoders, l_max)
+        self.session, self.decoders = session, decoders
+        self.next_round = 0
+        self.acknowledged: dict[int, int | None] = {}  # per joined stream: its next round, None until it has agreed
+        self._source, self._l_max, self._width = source, l_max, width_of(l_max)
+        self._key = session_key(seed, PURPOSE)
+        self._streams = decoders if scheme == "gls" else 1
+        self._digest = hashlib.sha256()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all K decoders have joined and agreed."""
+        return len(self.acknowledged) == self.decoders and None not in self.acknowledged.values()
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over all messages so far, 2 bytes each, little-endian."""
+        return self._digest.digest()
+
+    def join(self, join: Join) -> Terms:
+        """Admit a decoder and answer with the terms, its stream among them.
+
+        Raises:
+            TermsError: it expects other terms, its stream is taken or out of range, or no stream is free.
+        """
+        if join.session != self.session:
+            raise TermsError(f"session: the encoder has {self.session!r}, the decoder expects {join.session!r}")
+        self.terms.check(replace(join.expected, stream=None))
+        free = (k for k in range(self.decoders) if k not in self.acknowledged)
+        stream = join.stream if join.stream is not None else next(free, self.decoders)
+        if stream >= self.decoders:
+            raise TermsError(
+                f"stream: expected one of 0 to {self.decoders - 1}, "
+                + (f"got {stream}" if join.stream is not None else "got another decoder when all had joined")
+            )
+        if stream in self.acknowledged:
+            raise TermsError(f"stream: expected one that is free, got {stream}, on which a decoder has joined")
+        if self.next_round > 0:
+            raise TermsError(f"stream: expected decoders to join before round 0, got {stream} at {self.next_round}")
+        self.acknowledged[stream] = None
+        return replace(self.terms, stream=stream)
+
+    def acknowledge(self, stream: int, ack: Ack) -> None:
+        """Note what a decoder has processed; its first Ack, of round 0, says that it agrees to the terms.
+
+        Raises:
+            FrameError: it acknowledges rounds that were not sent, or takes an acknowledgement back.
+        """
+        least = self.acknowledged[stream] or 0
+        if not least <= ack.next_round <= self.next_round:
+            raise FrameError(f"ack: expected next_round from {least} to {self.next_round}, got {ack.next_round}")
+        self.acknowledged[stream] = ack.next_round
+
+    def leave(self, stream: int) -> None:
+        """Go on without a decoder."""
+        self.acknowledged.pop(stream, None)
+
+    @property
+    def unacknowledged(self) -> int:
+        """The most rounds that any decoder still in the session has yet to acknowledge."""
+        return max((self.next_round - (at or 0) for at in self.acknowledged.values()), default=0)
+
+    def encode(self, a: FloatArray) -> tuple[Indices, Outcomes]:
+        """Draw Y for the next samples, shape [R] with R >= 1, and put their messages into one frame.
+
+        Raises:
+            CallerError: a sample is not finite or too far out, or there are too many for one frame.
+        """
+        if not 1 <= a.size <= MAX_COUNT:
+            raise CallerError(f"samples: expected 1 to {MAX_COUNT} for one frame, got {a.size}")
+        y = gaussian.encode(self._source, self._key, self.next_round, a, self._streams, self._l_max)
+        frame = Indices.of(self.next_round, y.block, self._width)
+        outcomes = Outcomes(self.next_round, y)
+        self._digest.update(y.block.astype("<u2").tobytes())
+        self.next_round += a.size
+        return frame, outcomes
+
+
+class DecoderSession:
+    """Decoder k's side: its own side information, the seed, and the frames; never A, never another decoder's T."""
+
+    def __init__(self, session: str, side: Callable[[Gaussian], SideInformation], seed: bytes, expected: Terms,
+                 stream: int | None = None) -> None:
+        """`side` says what this decoder's t tells of the agreed source; `expected` may leave terms to the encoder."""
+        self._join = Join(session, stream, replace(expected, protocol=PROTOCOL, seed_digest=seed_digest(seed)))
+        self._side_of, self._seed = side, seed
+        self._key = session_key(seed, PURPOSE)
+        self._digest = hashlib.sha256()
+        self._agreed: _Agreed | None = None
+        self.next_round = 0
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over all messages so far, 2 bytes each, little-endian."""
+        return self._digest.digest()
+
+    @property
+    def stream(self) -> int:
+        """The stream k that this decoder has, once it has agreed to the terms."""
+        return self._terms().stream
+
+    def join(self) -> Join:
+        """The frame to begin with."""
+        return self._join
+
+    def agree(self, terms: Terms) -> Ack:
+        """Take the encoder's terms; the Ack says so.
+
+        Raises:
+            TermsError: they are not those expected, or not possible.
+            FrameError: some are missing.
+        """
+        agreed = _Agreed.of(terms, self._seed, self._side_of)
+        agreed.terms.check(self._join.expected)
+        if self._join.stream not in (None, agreed.stream):
+            raise TermsError(f"stream: expected {self._join.stream}, as asked for, got {agreed.stream}")
+        self._agreed = agreed
+        return Ack(self.next_round)
+
+    def decode(self, frame: Indices, t: FloatArray) -> tuple[Outcomes, Ack]:
+        """Draw X(k) for the rounds of one frame, given t of these rounds, shape [frame.count].
+
+        Raises:
+            FrameError: the frame is damaged, or not the next one; the session is as before and can go on.
+            CallerError: t has another length, or a sample that is not finite or too far out.
+        """
+        at = self._terms()
+        messages = self.check(frame)
+        if t.shape != (frame.count,):
+            raise CallerError(f"side information: expected {frame.count} samples for this frame, got {t.size}")
+        stream = at.stream if at.terms.scheme == "gls" else 0
+        x = gaussian.decode(at.source, at.side, self._key, frame.first_round, t, messages, stream)
+        reconstruction = gaussian.reconstruct(at.source, at.side, t, x.mark)
+        self._digest.update(messages.astype("<u2").tobytes())
+        self.next_round += frame.count
+        return Outcomes(frame.first_round, x, reconstruction), Ack(self.next_round)
+
+    def check(self, frame: Indices) -> IntArray:
+        """The messages of the next frame, shape [frame.count]; raises FrameError as `decode` does."""
+        at = self._terms()
+        if frame.first_round != self.next_round:
+            raise FrameError(f"first_round: expected {self.next_round}, the next, got {frame.first_round}")
+        return frame.messages(at.width, at.l_max)
+
+    def _terms(self) -> "_Agreed":
+        if self._agreed is None:
+            raise FrameError("frame: expected terms before anything else")
+        return self._agreed
+
+
+@dataclass(frozen=True)
+class _Agreed:
+    """An encoder's terms, found complete and possible."""
+
+    terms: Terms
+    source: Gaussian
+    side: SideInformation
+    stream: int
+    l_max: int
+    width: int
+
+    @classmethod
+    def of(cls, terms: Terms, seed: bytes, side: Callable[[Gaussian], SideInformation]) -> Self:
+        match terms:
+            case Terms(scheme=str(scheme), decoders=int(decoders), l_max=int(l_max), width=int(width),
+                       mean=float(mean), variance=float(variance), sigma2=float(sigma2), stream=int(stream)):
+                pass
+            case _:
+                missing = [field.name for field in fields(terms) if getattr(terms, field.name) is None]
+                raise FrameError(f"terms: expected all of them from the encoder, got none for {', '.join(missing)}")
+        try:
+            source = Gaussian(mean, variance, sigma2)
+            possible = replace(terms_of(source, seed, scheme, decoders, l_max), stream=stream)
+        except CallerError as error:
+            raise TermsError(f"the encoder's terms are not possible: {error}") from error
+        terms.check(possible)
+        return cls(terms, source, side(source), stream, l_max, width)

@@ -1,0 +1,166 @@
+"""Frames of the data plane: what they hold, and their bytes (protobuf, proto/glsnet/v1/exchange.proto)."""
+
+import zlib
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from glsnet import bits
+from glsnet.errors import FrameError, TermsError
+from glsnet.v1 import exchange_pb2 as pb
+
+PROTOCOL = 1
+MAX_COUNT = 1 << 20  # rounds in one frame
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What both parties must mean alike. A decoder may leave open (None) what it will take from the encoder."""
+
+    protocol: int | None = None
+    seed_digest: str | None = None
+    scheme: str | None = None
+    decoders: int | None = None
+    l_max: int | None = None
+    width: int | None = None
+    mean: float | None = None
+    variance: float | None = None
+    sigma2: float | None = None
+    stream: int | None = None
+
+    def check(self, expected: "Terms") -> None:
+        """Raise TermsError at the first term in which these, the encoder's, are not those `expected` by a decoder."""
+        for field in fields(self):
+            ours, theirs = getattr(self, field.name), getattr(expected, field.name)
+            if theirs is not None and theirs != ours:
+                raise TermsError(
+                    f"{field.name}: the encoder has {ours!r}, the decoder expects {theirs!r}; "
+                    "give both parties the same, or leave it out at the decoder"
+                )
+
+
+@dataclass(frozen=True)
+class Join:
+    """A decoder asks to take part in a session, on a stream of its choice or of the encoder's."""
+
+    session: str
+    stream: int | None
+    expected: Terms
+
+
+@dataclass(frozen=True)
+class Indices:
+    """The messages of `count` consecutive rounds, bit-packed."""
+
+    first_round: int
+    count: int
+    packed: bytes
+    checksum: int
+
+    @classmethod
+    def of(cls, first_round: int, messages: NDArray[np.int64], width: int) -> "Indices":
+        """Pack messages of shape [count], each in [0, 2^width), as those of the rounds from first_round on."""
+        packed = bits.pack(messages, width)
+        return cls(first_round, messages.size, packed, _checksum(first_round, messages.size, packed))
+
+    def messages(self, width: int, l_max: int) -> NDArray[np.int64]:
+        """The messages, shape [count].
+
+        Raises:
+            FrameError: the checksum, the number of bytes or a message value cannot be what the encoder meant.
+        """
+        if self.checksum != (computed := _checksum(self.first_round, self.count, self.packed)):
+            raise FrameError(f"checksum: expected {computed:#010x} for these indices, got {self.checksum:#010x}")
+        messages = bits.unpack(self.packed, self.count, width)
+        if messages.max() >= l_max:
+            at = int(messages.argmax())
+            raise FrameError(
+                f"index of round {self.first_round + at}: expected 0 to {l_max - 1} (l_max {l_max}), got {messages[at]}"
+            )
+        return messages
+
+
+@dataclass(frozen=True)
+class Ack:
+    """Every round below next_round has been decoded."""
+
+    next_round: int
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The decoder leaves, because of what it received."""
+
+    reason: str
+
+
+Frame = Join | Terms | Indices | Ack | Refusal
+
+
+def to_bytes(frame: Frame) -> bytes:
+    """The frame as it goes on the wire, before gRPC's own 5 bytes."""
+    match frame:
+        case Join(session, stream, expected):
+            message = pb.Frame(join=pb.Join(session=session, stream=stream, expected=terms_to_proto(expected)))
+        case Terms():
+            message = pb.Frame(terms=terms_to_proto(frame))
+        case Indices(first_round, count, packed, checksum):
+            indices = pb.Indices(first_round=first_round, count=count, packed=packed, checksum=checksum)
+            message = pb.Frame(indices=indices)
+        case Ack(next_round):
+            message = pb.Frame(ack=pb.Ack(next_round=next_round))
+        case Refusal(reason):
+            message = pb.Frame(refusal=pb.Refusal(reason=reason))
+    return message.SerializeToString()
+
+
+def from_bytes(data: bytes) -> Frame:
+    """The frame that these bytes are.
+
+    Raises:
+        FrameError: they are truncated, of no known kind, or a count is out of range.
+    """
+    message = pb.Frame()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise FrameError(f"frame: expected a whole frame, got {len(data)} bytes that end or break off early") from error
+    match message.WhichOneof("frame"):
+        case "join":
+            join = message.join
+            stream = join.stream if join.HasField("stream") else None
+            return Join(join.session, stream, terms_from_proto(join.expected))
+        case "terms":
+            return terms_from_proto(message.terms)
+        case "indices":
+            indices = message.indices
+            if not 1 <= indices.count <= MAX_COUNT:
+                raise FrameError(f"count: expected 1 to {MAX_COUNT} rounds in a frame, got {indices.count}")
+            return Indices(indices.first_round, indices.count, indices.packed, indices.checksum)
+        case "ack":
+            return Ack(message.ack.next_round)
+        case "refusal":
+            return Refusal(message.refusal.reason)
+    raise FrameError(f"frame: expected join, terms, indices, ack or refusal, got {len(data)} bytes of another kind")
+
+
+def terms_to_proto(terms: Terms) -> pb.Terms:
+    """Terms as protobuf, without those that are None; the control plane hands them over so, too."""
+    normal = {name: getattr(terms, name) for name in _NORMAL}
+    others = {field.name: getattr(terms, field.name) for field in fields(terms) if field.name not in _NORMAL}
+    return pb.Terms(**others, normal=pb.Normal(**normal) if any(v is not None for v in normal.values()) else None)
+
+
+def terms_from_proto(message: pb.Terms) -> Terms:
+    """The inverse of `terms_to_proto`."""
+    present = {field.name: value for field, value in message.ListFields() if field.name != "normal"}
+    return replace(Terms(), **present, **{field.name: value for field, value in message.normal.ListFields()})
+
+
+_NORMAL = ("mean", "variance", "sigma2")
+
+
+def _checksum(first_round: int, count: int, packed: bytes) -> int:
+    return zlib.crc32(packed, zlib.crc32(first_round.to_bytes(8, "little") + count.to_bytes(4, "little")))

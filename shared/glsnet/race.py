@@ -1,0 +1,288 @@
+"""Races: which arrival of a shared Poisson process a party takes, found without making the others.
+
+For one round and one stream the shared randomness is a Poisson process on time x marks, of intensity dt x mu. A party
+whose distribution has density f against mu takes the arrival that minimises t / f(mark): its mark then has exactly
+that distribution, and over several streams at once it is Gumbel-max list sampling (Rowan, Phan, Khisti, Algorithm 1).
+
+Two base measures mu:
+
+    finite_race   the counting measure on N items, cut into blocks of 256. Arrival n of a block follows arrival n - 1
+                  by -ln(u) / mass and is marked by a uniform item of the block.
+    normal_race   the standard normal law x the message values, one block per value. Each block is a public dyadic
+                  tree over the quantiles: node 2^d + j covers [j, j + 1) / 2^d and holds the first arrival there after
+                  its parent's, 2^d (-ln u) later (A* sampling: Maddison, Tarlow, Minka 2014).
+
+In both, an arrival is a function of (key, round, stream, block, n) alone, and a block is left as soon as nothing in it
+can win. The tests hold both against dense implementations that make every arrival.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from glsnet.errors import CallerError
+from glsnet.randomness import MAX_BLOCKS, MAX_ROUNDS, MAX_STREAMS, kernel, log, normal_quantile, philox, uniform
+
+BLOCK_ITEMS = 256
+MAX_DEPTH = 62  # a node address has 63 bits; a leaf's later arrivals, 2^-62 of the mass, are left out
+_TABLE_DEPTH = 10  # quantiles of multiples of 2^-10 are looked up, finer ones computed
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+
+class FiniteWinners(NamedTuple):
+    """Per round, shape [R]: the item taken and the stream it was taken from."""
+
+    item: IntArray
+    stream: IntArray
+
+
+class NormalWinners(NamedTuple):
+    """Per round, shape [R]: which arrival was taken, and its mark, a standard normal number before the choice."""
+
+    stream: IntArray
+    block: IntArray
+    node: IntArray
+    mark: FloatArray
+
+
+def finite_race(key: np.uint64, first_round: int, rounds: int, streams: Sequence[int], weights: ArrayLike
+                ) -> FiniteWinners:
+    """Draw from `weights` in each of `rounds` rounds, over the union of `streams`.
+
+    Args:
+        key: session key.
+        first_round: the number of the first round.
+        rounds: how many rounds R.
+        streams: the streams that race: all K for Y, one for X(k).
+        weights: shape [N], finite, at least 0, one of them positive; they need not sum to 1. N up to 2^24.
+
+    Equal times go to the lower item, then to the earlier stream.
+
+    Raises:
+        CallerError: an argument is outside the ranges above.
+    """
+    weight = np.ascontiguousarray(weights, dtype=np.float64)
+    if weight.ndim != 1 or not 1 <= weight.size <= BLOCK_ITEMS * MAX_BLOCKS:
+        raise CallerError(
+            f"weights: expected shape [N] with N from 1 to {BLOCK_ITEMS * MAX_BLOCKS}, got {list(weight.shape)}"
+        )
+    heaviest = np.maximum.reduceat(weight, np.arange(0, weight.size, BLOCK_ITEMS))
+    largest = float(heaviest.max())
+    if not (0 < largest < np.inf and weight.min() >= 0):  # not a number fails the first comparison
+        at = int(np.argmax(~(np.isfinite(weight) & (weight >= 0)))) if largest != 0 else 0
+        raise CallerError(
+            f"weights[{at}]: expected finite weights of at least 0, one of them positive, got {float(weight[at])!r}"
+        )
+    stream = _checked_streams(streams)
+    _check_rounds(first_round, rounds)
+    if not 1e-150 < largest < 1e150:  # keeps t / weight within the range of a float
+        weight, heaviest = weight / largest, heaviest / largest
+    order = np.argsort(-heaviest, kind="stable")  # from the heaviest block on: a race that has a winner always ends
+    winners = FiniteWinners(np.empty(rounds, np.int64), np.empty(rounds, np.int64))
+    _finite_race(key, first_round, stream, weight, heaviest, order[heaviest[order] > 0], *winners)
+    return winners
+
+
+@kernel
+def _finite_race(key: np.uint64, first_round: int, streams: IntArray, weights: FloatArray, heaviest: FloatArray,
+                 order: IntArray, items_out: IntArray, streams_out: IntArray) -> None:
+    for i in range(items_out.size):
+        best, best_item, best_stream = np.inf, -1, -1
+        for block in order:
+            start = block * BLOCK_ITEMS
+            mass = float(min(BLOCK_ITEMS, weights.size - start))
+            bound = heaviest[block]
+            for s in streams:
+                t = 0.0
+                n = 0
+                while True:
+                    word01, word23 = philox(key, n, block, s, first_round + i)
+                    u = uniform(word01)
+                    # -ln u >= 1 - u: most blocks are left at their first arrival without a logarithm.
+                    if t + (1.0 - u) / mass * (1.0 - 1e-9) > best * bound:
+                        break
+                    t -= log(u) / mass
+                    if t / bound > best:
+                        break
+                    item = start + int(uniform(word23) * mass)
+                    if weights[item] > 0.0:
+                        score = t / weights[item]
+                        if score < best or (score == best and item < best_item):
+                            best, best_item, best_stream = score, item, s
+                    n += 1
+        items_out[i], streams_out[i] = best_item, best_stream
+
+
+def normal_race(key: np.uint64, first_round: int, streams: Sequence[int], first_block: IntArray, blocks: int,
+                centres: FloatArray, precision: float) -> NormalWinners:
+    """Draw from exp(-precision (z - centre)^2 / 2) times the standard normal law, x uniform over some blocks.
+
+    Args:
+        key: session key.
+        first_round: the number of the first round.
+        streams: the streams that race: all K for Y, one for X(k).
+        first_block: shape [R]; round r races over blocks first_block[r] to first_block[r] + blocks - 1.
+        blocks: how many: L_max for Y, 1 (that of the message) for X(k).
+        centres: shape [R], the centre of each round's density against the prior, in standard units of the prior.
+        precision: the density's precision against the prior, at least 0, in the same units.
+
+    Raises:
+        CallerError: an argument is outside its range, or so large that the density underflows everywhere.
+    """
+    stream = _checked_streams(streams)
+    centre = np.ascontiguousarray(centres, dtype=np.float64)
+    first = np.ascontiguousarray(first_block, dtype=np.int64)
+    if centre.ndim != 1 or first.shape != centre.shape:
+        raise CallerError(f"centres and first_block: expected two equal shapes [R], got {centre.shape}, {first.shape}")
+    _check_rounds(first_round, centre.size)
+    if centre.size and not (blocks >= 1 and first.min() >= 0 and first.max() + blocks <= MAX_BLOCKS):
+        raise CallerError(
+            f"blocks: expected them within 0 to {MAX_BLOCKS - 1}, got {blocks} from {first.min()} or {first.max()} on"
+        )
+    with np.errstate(over="ignore"):
+        depth = 0.5 * precision * (np.abs(centre) + 40.0) ** 2
+    if not (precision >= 0 and np.isfinite(depth).all()):
+        at = int(np.argmax(~np.isfinite(depth)))
+        raise CallerError(
+            f"centres[{at}] with this precision: expected finite numbers (precision at least 0) whose product of "
+            f"precision and centre^2 is finite, got {float(centre[at])!r} and {precision!r}; check the sample's units"
+        )
+    winners = NormalWinners(
+        np.empty(centre.size, np.int64), np.empty(centre.size, np.int64), np.empty(centre.size, np.int64),
+        np.empty(centre.size),
+    )
+    _normal_race(key, first_round, stream, first, blocks, centre, float(precision), _EDGES, *winners)
+    return winners
+
+
+@kernel
+def _normal_race(key: np.uint64, first_round: int, streams: IntArray, first_block: IntArray, blocks: int,
+                 centres: FloatArray, precision: float, edges: FloatArray, stream_out: IntArray, block_out: IntArray,
+                 node_out: IntArray, mark_out: FloatArray) -> None:
+    trees = streams.size * blocks
+    earliest = np.empty(trees)
+    waiting = np.empty((MAX_DEPTH + 2, 2), np.int64), np.empty((MAX_DEPTH + 2, 2))
+    for i in range(centres.size):
+        for tree in range(trees):
+            word01, _ = philox(key, 1, first_block[i] + tree % blocks, streams[tree // blocks], first_round + i)
+            earliest[tree] = 1.0 - uniform(word01)  # at most -ln u, the first arrival of the tree, and in its order
+        best, best_time, node, mark = np.inf, np.inf, 1, 0.0
+        # The earliest trees first: once these have set a low score, most of the others need not be entered.
+        since, until = 0.0, 1.0 / trees
+        while since < best_time:
+            for tree in range(trees):
+                if since <= earliest[tree] < until and earliest[tree] < best_time:
+                    stream, block = streams[tree // blocks], first_block[i] + tree % blocks
+                    score, its_node, its_mark = _best_in_tree(
+                        key, first_round + i, stream, block, centres[i], precision, edges, best, waiting
+                    )
+                    if score < best:
+                        best, best_time, node, mark = score, np.exp(score) * (1.0 + 1e-9), its_node, its_mark
+                        stream_out[i], block_out[i] = stream, block
+            since, until = until, 2.0 * until
+        node_out[i], mark_out[i] = node, mark
+
+
+@kernel
+def _best_in_tree(key: np.uint64, round_: int, stream: int, block: int, centre: float, precision: float,
+                  edges: FloatArray, best: float, waiting: tuple[NDArray[np.int64], FloatArray]
+                  ) -> tuple[float, int, float]:
+    """The least score below `best` in one tree, its node and its mark; (best, 0, 0.0) if there is none.
+
+    The score of an arrival is ln(t / f(mark)) + const = ln t + precision (mark - centre)^2 / 2: in logarithms, no
+    sample overflows. `waiting` is room for the nodes still to enter: (depth, j) and (parent's time, least score).
+    """
+    half = 0.5 * precision
+    best_time = np.exp(best) * (1.0 + 1e-9)
+    best_node, best_mark = 0, 0.0
+    place, limit = waiting
+    place[0, 0], place[0, 1], limit[0, 0], limit[0, 1] = 0, 0, 0.0, -np.inf
+    count = 1
+    while count > 0:
+        count -= 1
+        if limit[count, 1] >= best:
+            continue
+        depth, j, parent_time = place[count, 0], place[count, 1], limit[count, 0]
+        node, size = (np.int64(1) << depth) + j, float(np.int64(1) << depth)
+        word01, word23 = philox(key, node, block, stream, round_)
+        u, v = uniform(word01), uniform(word23)
+        if parent_time + (1.0 - u) * size >= best_time:  # -ln u >= 1 - u: often spares the logarithm
+            continue
+        t = parent_time - log(u) * size
+        log_t = np.log(t)
+        # No arrival in the node scores less than one at its first time, at the point nearest the centre.
+        left, right = _edge(depth, j, edges), _edge(depth, j + 1, edges)
+        gap = max(left - centre, centre - right, 0.0)
+        if log_t + half * gap * gap >= best:
+            continue
+        cell = min(int((float(j) + v) / size * (edges.size - 1)), edges.size - 2)
+        mark_gap = max(edges[cell] - centre - 1e-9, centre - edges[cell + 1] - 1e-9, 0.0)
+        if log_t + half * mark_gap * mark_gap < best:
+            mark = _mark(depth, j, v)
+            score = log_t + half * (mark - centre) * (mark - centre)
+            if score < best:
+                best, best_time = score, np.exp(score) * (1.0 + 1e-9)
+                best_node, best_mark = node, mark
+        if depth < MAX_DEPTH:
+            # The child nearer the centre is entered next: put down last.
+            middle = _edge(depth + 1, 2 * j + 1, edges)
+            near = 2 * j + 1 if centre >= middle else 2 * j
+            far_gap = max(left - centre, centre - right, abs(centre - middle))
+            place[count, 0], place[count, 1] = depth + 1, near ^ 1
+            limit[count, 0], limit[count, 1] = t, log_t + half * far_gap * far_gap
+            place[count + 1, 0], place[count + 1, 1] = depth + 1, near
+            limit[count + 1, 0], limit[count + 1, 1] = t, log_t + half * gap * gap
+            count += 2
+    return best, best_node, best_mark
+
+
+@kernel
+def _mark(depth: int, j: int, v: float) -> float:
+    """The normal quantile of (j + v) / 2^depth, from whichever tail is nearer, so that none loses digits."""
+    size = np.int64(1) << depth
+    u = (float(j) + v) / float(size)
+    if u <= 0.5:
+        return normal_quantile(u)
+    return -normal_quantile((float(size - 1 - j) + (1.0 - v)) / float(size))
+
+
+@kernel
+def _edge(depth: int, j: int, edges: FloatArray) -> float:
+    """The normal quantile of j / 2^depth: where node 2^depth + j begins."""
+    if depth <= _TABLE_DEPTH:
+        return float(edges[j << (_TABLE_DEPTH - depth)])
+    size = np.int64(1) << depth
+    if j == 0:
+        return -np.inf
+    if j == size:
+        return np.inf
+    if j <= size >> 1:
+        return normal_quantile(float(j) / float(size))
+    return -normal_quantile(float(size - j) / float(size))
+
+
+def _table_of_edges() -> FloatArray:
+    inner = np.array([_mark(_TABLE_DEPTH, j, 0.0) for j in range(1, 1 << _TABLE_DEPTH)])
+    return np.concatenate(([-np.inf], inner, [np.inf]))
+
+
+_EDGES = _table_of_edges()
+
+
+def _checked_streams(streams: Sequence[int]) -> IntArray:
+    array = np.asarray(streams, dtype=np.int64)
+    if array.ndim != 1 or array.size == 0 or array.min() < 0 or array.max() >= MAX_STREAMS:
+        raise CallerError(f"streams: expected one or more numbers from 0 to {MAX_STREAMS - 1}, got {list(streams)}")
+    return array
+
+
+def _check_rounds(first_round: int, rounds: int) -> None:
+    if not (rounds >= 0 and 0 <= first_round <= MAX_ROUNDS - rounds):
+        raise CallerError(
+            f"rounds: expected them within 0 to {MAX_ROUNDS - 1}, got {rounds} from round {first_round} on; "
+            "start a new session with another seed"
+        )

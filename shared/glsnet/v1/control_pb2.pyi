@@ -1,0 +1,115 @@
+from glsnet.v1 import exchange_pb2 as _exchange_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Order(_message.Message):
+    __slots__ = ("open", "samples")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    open: Open
+    samples: Samples
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., samples: _Optional[_Union[Samples, _Mapping]] = ...) -> None: ...
+
+class Open(_message.Message):
+    __slots__ = ("session", "seed", "terms", "decoder")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    DECODER_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    seed: bytes
+    terms: _exchange_pb2.Terms
+    decoder: Decoder
+    def __init__(self, session: _Optional[str] = ..., seed: _Optional[bytes] = ..., terms: _Optional[_Union[_exchange_pb2.Terms, _Mapping]] = ..., decoder: _Optional[_Union[Decoder, _Mapping]] = ...) -> None: ...
+
+class Decoder(_message.Message):
+    __slots__ = ("encoder", "stream", "slope", "intercept", "residual")
+    ENCODER_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    SLOPE_FIELD_NUMBER: _ClassVar[int]
+    INTERCEPT_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    encoder: str
+    stream: int
+    slope: float
+    intercept: float
+    residual: float
+    def __init__(self, encoder: _Optional[str] = ..., stream: _Optional[int] = ..., slope: _Optional[float] = ..., intercept: _Optional[float] = ..., residual: _Optional[float] = ...) -> None: ...
+
+class Samples(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: bytes
+    def __init__(self, values: _Optional[bytes] = ...) -> None: ...
+
+class Report(_message.Message):
+    __slots__ = ("opened", "outcomes", "closed")
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_FIELD_NUMBER: _ClassVar[int]
+    opened: Opened
+    outcomes: Outcomes
+    closed: Closed
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., outcomes: _Optional[_Union[Outcomes, _Mapping]] = ..., closed: _Optional[_Union[Closed, _Mapping]] = ...) -> None: ...
+
+class Opened(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Outcomes(_message.Message):
+    __slots__ = ("first_round", "count", "stream", "message", "node", "reconstruction")
+    FIRST_ROUND_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    RECONSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    first_round: int
+    count: int
+    stream: bytes
+    message: bytes
+    node: bytes
+    reconstruction: bytes
+    def __init__(self, first_round: _Optional[int] = ..., count: _Optional[int] = ..., stream: _Optional[bytes] = ..., message: _Optional[bytes] = ..., node: _Optional[bytes] = ..., reconstruction: _Optional[bytes] = ...) -> None: ...
+
+class Closed(_message.Message):
+    __slots__ = ("rounds", "digest", "meter")
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    METER_FIELD_NUMBER: _ClassVar[int]
+    rounds: int
+    digest: bytes
+    meter: Meter
+    def __init__(self, rounds: _Optional[int] = ..., digest: _Optional[bytes] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ...) -> None: ...
+
+class Meter(_message.Message):
+    __slots__ = ("setup", "rounds")
+    SETUP_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    setup: Traffic
+    rounds: Traffic
+    def __init__(self, setup: _Optional[_Union[Traffic, _Mapping]] = ..., rounds: _Optional[_Union[Traffic, _Mapping]] = ...) -> None: ...
+
+class Traffic(_message.Message):
+    __slots__ = ("down", "up")
+    DOWN_FIELD_NUMBER: _ClassVar[int]
+    UP_FIELD_NUMBER: _ClassVar[int]
+    down: Direction
+    up: Direction
+    def __init__(self, down: _Optional[_Union[Direction, _Mapping]] = ..., up: _Optional[_Union[Direction, _Mapping]] = ...) -> None: ...
+
+class Direction(_message.Message):
+    __slots__ = ("packed", "protobuf", "stream", "ip")
+    PACKED_FIELD_NUMBER: _ClassVar[int]
+    PROTOBUF_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    IP_FIELD_NUMBER: _ClassVar[int]
+    packed: int
+    protobuf: int
+    stream: int
+    ip: int
+    def __init__(self, packed: _Optional[int] = ..., protobuf: _Optional[int] = ..., stream: _Optional[int] = ..., ip: _Optional[int] = ...) -> None: ...

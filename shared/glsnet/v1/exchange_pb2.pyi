@@ -1,0 +1,84 @@
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Frame(_message.Message):
+    __slots__ = ("join", "terms", "indices", "ack", "refusal")
+    JOIN_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    join: Join
+    terms: Terms
+    indices: Indices
+    ack: Ack
+    refusal: Refusal
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., indices: _Optional[_Union[Indices, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+
+class Join(_message.Message):
+    __slots__ = ("session", "stream", "expected")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    stream: int
+    expected: Terms
+    def __init__(self, session: _Optional[str] = ..., stream: _Optional[int] = ..., expected: _Optional[_Union[Terms, _Mapping]] = ...) -> None: ...
+
+class Terms(_message.Message):
+    __slots__ = ("protocol", "seed_digest", "scheme", "decoders", "l_max", "width", "normal", "stream")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    SEED_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SCHEME_FIELD_NUMBER: _ClassVar[int]
+    DECODERS_FIELD_NUMBER: _ClassVar[int]
+    L_MAX_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    NORMAL_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    seed_digest: str
+    scheme: str
+    decoders: int
+    l_max: int
+    width: int
+    normal: Normal
+    stream: int
+    def __init__(self, protocol: _Optional[int] = ..., seed_digest: _Optional[str] = ..., scheme: _Optional[str] = ..., decoders: _Optional[int] = ..., l_max: _Optional[int] = ..., width: _Optional[int] = ..., normal: _Optional[_Union[Normal, _Mapping]] = ..., stream: _Optional[int] = ...) -> None: ...
+
+class Normal(_message.Message):
+    __slots__ = ("mean", "variance", "sigma2")
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    VARIANCE_FIELD_NUMBER: _ClassVar[int]
+    SIGMA2_FIELD_NUMBER: _ClassVar[int]
+    mean: float
+    variance: float
+    sigma2: float
+    def __init__(self, mean: _Optional[float] = ..., variance: _Optional[float] = ..., sigma2: _Optional[float] = ...) -> None: ...
+
+class Indices(_message.Message):
+    __slots__ = ("first_round", "count", "packed", "checksum")
+    FIRST_ROUND_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    first_round: int
+    count: int
+    packed: bytes
+    checksum: int
+    def __init__(self, first_round: _Optional[int] = ..., count: _Optional[int] = ..., packed: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
+
+class Ack(_message.Message):
+    __slots__ = ("next_round",)
+    NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    next_round: int
+    def __init__(self, next_round: _Optional[int] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
