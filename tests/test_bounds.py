@@ -2,10 +2,11 @@ import math
 
 import numpy as np
 import pytest
-from glsnet.bounds import coding_bound, conditional_list_matching, list_matching_lemma, total_variation
-from glsnet.errors import CallerError
 from helpers import assert_at_least, assert_mean, assert_proportion
 from numpy.typing import NDArray
+
+from glsnet.bounds import coding_bound, conditional_list_matching, list_matching_lemma, total_variation
+from glsnet.errors import CallerError
 
 Floats = NDArray[np.float64]
 

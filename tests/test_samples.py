@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from glsnet.errors import CallerError
 from glsnet.sources.samples import read_column, read_samples, write_atomically
 

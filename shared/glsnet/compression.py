@@ -14,7 +14,7 @@ from typing import Self
 from glsnet.bits import width_of
 from glsnet.errors import CallerError, FrameError, TermsError
 from glsnet.frames import MAX_COUNT, PROTOCOL, Ack, Indices, Join, Terms
-from glsnet.race import FloatArray, IntArray, NormalWinners
+from glsnet.race import FloatArray, IntArray
 from glsnet.randomness import MAX_BLOCKS, MAX_STREAMS, SEED_BYTES, seed_digest, session_key
 from glsnet.sources import gaussian
 from glsnet.sources.gaussian import Gaussian, SideInformation
@@ -25,10 +25,15 @@ SCHEMES = ("gls", "baseline")
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a party drew in a run of rounds; the reconstruction, shape [R] in the sample's own units, is a decoder's."""
+    """What a party drew in a run of rounds, shape [R] each: which arrival; its block is the message.
+
+    A decoder adds its reconstructions, in the sample's own units.
+    """
 
     first_round: int
-    winners: NormalWinners
+    message: IntArray
+    stream: IntArray
+    node: IntArray
     reconstruction: FloatArray | None = None
 
 
@@ -114,10 +119,9 @@ class EncoderSession:
         """Go on without a decoder."""
         self.acknowledged.pop(stream, None)
 
-    @property
-    def unacknowledged(self) -> int:
-        """The most rounds that any decoder still in the session has yet to acknowledge."""
-        return max((self.next_round - (at or 0) for at in self.acknowledged.values()), default=0)
+    def within(self, rounds: int) -> bool:
+        """Whether no decoder that is still in the session is more than `rounds` rounds behind."""
+        return all(self.next_round - (at or 0) <= rounds for at in self.acknowledged.values())
 
     def encode(self, a: FloatArray) -> tuple[Indices, Outcomes]:
         """Draw Y for the next samples, shape [R] with R >= 1, and put their messages into one frame.
@@ -129,7 +133,7 @@ class EncoderSession:
             raise CallerError(f"samples: expected 1 to {MAX_COUNT} for one frame, got {a.size}")
         y = gaussian.encode(self._source, self._key, self.next_round, a, self._streams, self._l_max)
         frame = Indices.of(self.next_round, y.block, self._width)
-        outcomes = Outcomes(self.next_round, y)
+        outcomes = Outcomes(self.next_round, y.block, y.stream, y.node)
         self._digest.update(y.block.astype("<u2").tobytes())
         self.next_round += a.size
         return frame, outcomes
@@ -141,6 +145,7 @@ class DecoderSession:
     def __init__(self, session: str, side: Callable[[Gaussian], SideInformation], seed: bytes, expected: Terms,
                  stream: int | None = None) -> None:
         """`side` says what this decoder's t tells of the agreed source; `expected` may leave terms to the encoder."""
+        self.session = session
         self._join = Join(session, stream, replace(expected, protocol=PROTOCOL, seed_digest=seed_digest(seed)))
         self._side_of, self._seed = side, seed
         self._key = session_key(seed, PURPOSE)
@@ -192,7 +197,7 @@ class DecoderSession:
         reconstruction = gaussian.reconstruct(at.source, at.side, t, x.mark)
         self._digest.update(messages.astype("<u2").tobytes())
         self.next_round += frame.count
-        return Outcomes(frame.first_round, x, reconstruction), Ack(self.next_round)
+        return Outcomes(frame.first_round, messages, x.stream, x.node, reconstruction), Ack(self.next_round)
 
     def check(self, frame: Indices) -> IntArray:
         """The messages of the next frame, shape [frame.count]; raises FrameError as `decode` does."""

@@ -12,7 +12,7 @@ from glsnet.errors import FrameError, TermsError
 from glsnet.v1 import exchange_pb2 as pb
 
 PROTOCOL = 1
-MAX_COUNT = 1 << 20  # rounds in one frame
+MAX_COUNT = 1 << 16  # rounds in one frame
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class Terms:
     variance: float | None = None
     sigma2: float | None = None
     stream: int | None = None
+
+    def __str__(self) -> str:
+        present = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return " ".join(f"{name}={value}" for name, value in present if value is not None)
 
     def check(self, expected: "Terms") -> None:
         """Raise TermsError at the first term in which these, the encoder's, are not those `expected` by a decoder."""

@@ -52,6 +52,7 @@ class Meter:
         self._down = self._up = 0
         self._closed: list[Headers | None] = []
         self._open: set[socket.socket] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -61,9 +62,9 @@ class Meter:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
                         traceback: TracebackType | None) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.close()  # its reader then comes to an end, and with it the task
+        await asyncio.gather(*self._tasks)
 
     @property
     def address(self) -> str:
@@ -84,27 +85,30 @@ class Meter:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.add(near_out)
         try:
             far_in, far_out = await asyncio.open_connection(self._host, self._port)
-        except OSError:
-            near_out.close()  # the dialler sees a peer that is not there, and tries again
-            self._tasks.discard(task)
-            return
-        peer: socket.socket = far_out.get_extra_info("socket")
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._open.add(peer)
-        try:
-            down = asyncio.ensure_future(self._pump(far_in, near_out, down=True))
-            up = asyncio.ensure_future(self._pump(near_in, far_out, down=False))
-            await asyncio.wait((down, up), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            down.cancel()
-            up.cancel()
+            peer: socket.socket = far_out.get_extra_info("socket")
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._open.add(peer)
+            self._writers.add(far_out)
+            pumps = [
+                asyncio.create_task(self._pump(far_in, near_out, down=True)),
+                asyncio.create_task(self._pump(near_in, far_out, down=False)),
+            ]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            for pump in pumps:
+                pump.cancel()
             self._closed.append(_headers(peer))
             self._open.discard(peer)
-            self._tasks.discard(task)
-            near_out.close()
+            self._writers.discard(far_out)
             far_out.close()
+        except OSError:
+            pass  # the dialler sees a peer that is not there, and tries again
+        finally:
+            near_out.close()
+            self._writers.discard(near_out)
+            self._tasks.discard(task)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, down: bool) -> None:
         try:

@@ -61,20 +61,20 @@ class Opened(_message.Message):
     def __init__(self) -> None: ...
 
 class Outcomes(_message.Message):
-    __slots__ = ("first_round", "count", "stream", "message", "node", "reconstruction")
+    __slots__ = ("first_round", "count", "message", "stream", "node", "reconstruction")
     FIRST_ROUND_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
-    STREAM_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     RECONSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     first_round: int
     count: int
-    stream: bytes
     message: bytes
+    stream: bytes
     node: bytes
     reconstruction: bytes
-    def __init__(self, first_round: _Optional[int] = ..., count: _Optional[int] = ..., stream: _Optional[bytes] = ..., message: _Optional[bytes] = ..., node: _Optional[bytes] = ..., reconstruction: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, first_round: _Optional[int] = ..., count: _Optional[int] = ..., message: _Optional[bytes] = ..., stream: _Optional[bytes] = ..., node: _Optional[bytes] = ..., reconstruction: _Optional[bytes] = ...) -> None: ...
 
 class Closed(_message.Message):
     __slots__ = ("rounds", "digest", "meter")

@@ -1,0 +1,89 @@
+"""A decoder: a party that draws X(k) from its own side information and the encoder's messages."""
+
+import csv
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glsnet.compression import DecoderSession, Outcomes
+from glsnet.errors import CallerError
+from glsnet.frames import Terms
+from glsnet.race import FloatArray
+from glsnet.randomness import seed_from_integer
+from glsnet.sources.gaussian import noisy_observation
+from glsnet.sources.samples import read_column, write_atomically
+from glsnet.transport import control, exchange, service
+
+
+def main(
+    listen: service.Listen = "127.0.0.1:0",
+    encoder: Annotated[str | None, typer.Option(help="HOST:PORT of the encoder; goes before what a lab says.")] = None,
+    side_information: Annotated[Path | None, typer.Option(help="File of this decoder's own t, one number per line, as "
+                                                          "many as the encoder codes. Without it, a lab gives them."
+                                                          )] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write: round,index,reconstruction.")] = None,
+    noise_variance: Annotated[float, typer.Option(help="Variance of t - a, in the sample's units squared.")] = 0.5,
+    seed: Annotated[int, typer.Option(envvar="GLSNET_SEED", help="Seed that all parties share.")] = 0,
+    stream: Annotated[int | None, typer.Option(min=0, help="Stream k; default: what the encoder assigns.")] = None,
+    decoders: Annotated[int | None, typer.Option(help="K to insist on. This and the rest: default, the encoder's."
+                                                 )] = None,
+    l_max: Annotated[int | None, typer.Option(help="Number of message values to insist on.")] = None,
+    sigma2: Annotated[float | None, typer.Option(help="Variance of the codeword to insist on.")] = None,
+    scheme: Annotated[str | None, typer.Option(help="Scheme to insist on: gls or baseline.")] = None,
+    mean: Annotated[float | None, typer.Option(help="Mean of the source to insist on.")] = None,
+    variance: Annotated[float | None, typer.Option(help="Variance of the source to insist on.")] = None,
+    until_stdin_closes: service.UntilStdinCloses = False,
+) -> None:
+    """Serve as a decoder.
+
+    For a lab: `python -m decoder_service --listen 0.0.0.0:7001`, and `glsnet run gaussian --decoder HOST:7001 ...`.
+    The options from --noise-variance on are then the lab's to give.
+
+    As a plain codec: `python -m decoder_service --encoder HOST:7000 --side-information t.txt --output out.csv --seed 7`
+    joins the encoder, writes the reconstructions and ends. The side information never leaves this process.
+    """
+    job = None
+    if side_information is not None:
+        if encoder is None or output is None:
+            raise typer.BadParameter("--side-information: expected --encoder and --output with it; give both")
+        try:
+            t = read_column(side_information)
+        except CallerError as error:
+            raise typer.BadParameter(str(error)) from error
+        expected = Terms(decoders=decoders, l_max=l_max, sigma2=sigma2, scheme=scheme, mean=mean, variance=variance)
+        session = DecoderSession(
+            exchange.CODEC, partial(noisy_observation, noise_variance=noise_variance), seed_from_integer(seed),
+            expected, stream,
+        )
+        job = partial(_decode, session, encoder, t, output)
+    methods = {control.METHOD: partial(control.conduct_decoder, encoder=encoder)}
+    service.run("decoder", listen, methods, job, until_stdin_closes)
+
+
+async def _decode(session: DecoderSession, encoder: str, t: FloatArray, output: Path) -> None:
+    """Decode a whole stream of the encoder's and write the reconstructions, or nothing if anything fails."""
+    with write_atomically(output) as handle:
+        rows = csv.writer(handle, lineterminator="\n")
+        rows.writerow(("round", "index", "reconstruction"))
+
+        async def take(count: int) -> FloatArray:
+            if session.next_round + count > t.size:
+                raise CallerError(f"side information: expected at least {session.next_round + count} samples, as the "
+                                  f"encoder has, got {t.size}; use files of equal length")
+            return t[session.next_round : session.next_round + count]
+
+        async def write(outcomes: Outcomes) -> None:
+            assert outcomes.reconstruction is not None
+            rounds = range(outcomes.first_round, outcomes.first_round + outcomes.message.size)
+            rows.writerows(zip(rounds, outcomes.message.tolist(), outcomes.reconstruction.tolist(), strict=True))
+
+        await exchange.run_decoder(session, encoder, exchange.nothing, take, write)
+        if session.next_round < t.size:
+            raise CallerError(f"side information: expected {session.next_round} samples, as the encoder had, "
+                              f"got {t.size}; use files of equal length")
+
+
+if __name__ == "__main__":
+    typer.run(main)

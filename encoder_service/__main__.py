@@ -1,0 +1,76 @@
+"""The encoder: the party that draws Y and broadcasts its message to K decoders."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from glsnet.compression import EncoderSession
+from glsnet.errors import CallerError
+from glsnet.frames import MAX_COUNT
+from glsnet.race import FloatArray
+from glsnet.randomness import seed_from_integer
+from glsnet.sources.gaussian import Gaussian
+from glsnet.sources.samples import read_column
+from glsnet.transport import control, exchange, service
+from glsnet.transport.exchange import Broadcast
+
+
+def main(
+    listen: service.Listen = "127.0.0.1:0",
+    source: Annotated[Path | None, typer.Option(help="File of the samples to code, one number per line. Without it, "
+                                                "a lab orders what to code.")] = None,
+    seed: Annotated[int, typer.Option(envvar="GLSNET_SEED", help="Seed that all parties share.")] = 0,
+    decoders: Annotated[int, typer.Option(min=1, help="K, the number of decoders to wait for.")] = 4,
+    l_max: Annotated[int, typer.Option(min=1, help="Number of message values; an index is log2 of it in bits.")] = 8,
+    sigma2: Annotated[float, typer.Option(help="Variance of the codeword given the sample, as a share of the "
+                                          "source's variance.")] = 0.001,
+    scheme: Annotated[str, typer.Option(help="gls, or baseline (all decoders share one stream).")] = "gls",
+    mean: Annotated[float | None, typer.Option(help="Mean of the source; default: that of the file.")] = None,
+    variance: Annotated[float | None, typer.Option(help="Variance of the source; default: that of the file.")] = None,
+    frame: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Samples in one frame.")] = 4096,
+    until_stdin_closes: service.UntilStdinCloses = False,
+) -> None:
+    """Serve as the encoder.
+
+    For a lab: `python -m encoder_service --listen 0.0.0.0:7000`, and `glsnet run gaussian --encoder HOST:7000 ...`.
+    The options from --seed on are then the lab's to give.
+
+    As a plain codec: `python -m encoder_service --listen 0.0.0.0:7000 --source a.txt --seed 7 --decoders 2` waits for
+    two decoders, codes the file for them, and ends. Only indices leave this process.
+    """
+    broadcasts: dict[str, Broadcast] = {}
+    job = None
+    if source is not None:
+        try:
+            a = read_column(source)
+            mean = float(a.mean()) if mean is None else mean
+            model = Gaussian(mean, _variance(source, a) if variance is None else variance, sigma2)
+            session = EncoderSession(exchange.CODEC, model, seed_from_integer(seed), scheme, decoders, l_max)
+        except CallerError as error:
+            raise typer.BadParameter(str(error)) from error
+        broadcasts[exchange.CODEC] = Broadcast(session)
+        job = partial(exchange.run_encoder, broadcasts[exchange.CODEC], _frames(a, frame), exchange.nothing)
+    methods = {
+        exchange.METHOD: partial(exchange.serve_join, broadcasts=broadcasts),
+        control.METHOD: partial(control.conduct_encoder, broadcasts=broadcasts),
+    }
+    service.run("encoder", listen, methods, job, until_stdin_closes)
+
+
+def _variance(source: Path, a: FloatArray) -> float:
+    if not (value := float(a.var())) > 0:
+        raise CallerError(f"{source}: expected samples that vary, got {a.size} of {float(a[0])!r}; give --variance")
+    return value
+
+
+async def _frames(a: FloatArray, frame: int) -> AsyncIterator[FloatArray]:
+    for chunk in np.split(a, range(frame, a.size, frame)):
+        yield chunk
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,276 @@
+"""The control plane over gRPC (proto/glsnet/v1/control.proto): how the lab, as Nature, plays a session with a party.
+
+    conduct_encoder, conduct_decoder   the services' handlers of METHOD: a session from Open to Closed
+    Conductor                          the lab's end of one such call
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from glsnet.compression import DecoderSession, EncoderSession, Outcomes
+from glsnet.errors import CallerError, FrameError
+from glsnet.frames import Terms, terms_from_proto, terms_to_proto
+from glsnet.race import FloatArray, IntArray
+from glsnet.sources.gaussian import Gaussian, SideInformation
+from glsnet.transport import rpc
+from glsnet.transport.exchange import Broadcast, Metered, Traffic, run_decoder, run_encoder
+from glsnet.transport.rpc import log
+from glsnet.v1 import control_pb2 as pb
+
+Message = TypeVar("Message", pb.Order, pb.Report)
+METHOD = "/glsnet.v1.Control/Conduct"
+AHEAD = 16  # orders of samples that a party takes before it has coded the first
+
+
+@dataclass(frozen=True)
+class DecoderOrder:
+    """What only a decoder is told: where its encoder is, its stream, and what its t tells of A."""
+
+    encoder: str
+    stream: int
+    side: SideInformation
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A session's end at one party; `metered` is a decoder's."""
+
+    rounds: int
+    digest: bytes
+    metered: Metered | None
+
+
+async def conduct_encoder(context: rpc.Context, broadcasts: dict[str, Broadcast]) -> None:
+    """Open a session for the lab, code the samples it orders, and close it when the lab has no more.
+
+    Raises:
+        CallerError: an order is not possible.
+        TransportError: all decoders were lost.
+    """
+    order = await _opening(context)
+    terms = terms_from_proto(order.terms)
+    match terms:
+        case Terms(scheme=str(scheme), decoders=int(decoders), l_max=int(l_max), mean=float(mean),
+                   variance=float(variance), sigma2=float(sigma2)):
+            source = Gaussian(mean, variance, sigma2)
+        case _:
+            raise CallerError(f"open: expected scheme, decoders, l_max, mean, variance and sigma2, got {terms}")
+    if order.session in broadcasts:
+        raise CallerError(f"session: expected a new one, got {order.session!r}, which is open")
+    session = EncoderSession(order.session, source, order.seed, scheme, decoders, l_max)
+    broadcast = broadcasts[order.session] = Broadcast(session)
+    log.info("session %s: opened for %s", order.session, context.peer())
+    reading = _Samples(context)
+    try:
+        await _report(context, pb.Report(opened=pb.Opened()))
+        await run_encoder(broadcast, reading.arrays(), lambda outcomes: _report(context, _outcomes(outcomes)))
+        closed = pb.Closed(rounds=session.next_round, digest=session.digest)
+        await _report(context, pb.Report(closed=closed))
+    finally:
+        reading.stop()
+        broadcast.end()
+        del broadcasts[order.session]
+
+
+async def conduct_decoder(context: rpc.Context, encoder: str | None) -> None:
+    """Join the session that the lab names, decode with the t it orders, until the encoder ends.
+
+    Args:
+        context: the lab's call.
+        encoder: HOST:PORT that this decoder was started with; None takes the lab's.
+
+    Raises:
+        GlsnetError: see `exchange.run_decoder`.
+    """
+    order = await _opening(context)
+    side = SideInformation(order.decoder.slope, order.decoder.intercept, order.decoder.residual)
+    address = encoder or order.decoder.encoder
+    session = DecoderSession(
+        order.session, lambda _: side, order.seed, terms_from_proto(order.terms), order.decoder.stream
+    )
+    reading = _Samples(context)
+    try:
+        metered = await run_decoder(
+            session, address, lambda: _report(context, pb.Report(opened=pb.Opened())), reading.take,
+            lambda outcomes: _report(context, _outcomes(outcomes)),
+        )
+        meter = pb.Meter(
+            setup=pb.Traffic(down=_direction(metered.setup_down), up=_direction(metered.setup_up)),
+            rounds=pb.Traffic(down=_direction(metered.rounds_down), up=_direction(metered.rounds_up)),
+        )
+        closed = pb.Closed(rounds=session.next_round, digest=session.digest, meter=meter)
+        await _report(context, pb.Report(closed=closed))
+    finally:
+        reading.stop()
+
+
+class Conductor:
+    """The lab's end of one party's session."""
+
+    def __init__(self, call: rpc.Call, peer: str) -> None:
+        self._call, self._peer = call, peer
+
+    async def send(self, values: FloatArray) -> None:
+        """Order samples: a frame's worth of A, or of T_k, shape [R]."""
+        samples = pb.Samples(values=values.astype("<f8").tobytes())
+        await rpc.send(self._call, self._peer, pb.Order(samples=samples).SerializeToString())
+
+    async def end(self) -> None:
+        """No more samples."""
+        with rpc.translated(self._peer):
+            await self._call.done_writing()
+
+    async def outcomes(self) -> Outcomes:
+        """The next frame's outcomes."""
+        report = await self._report("outcomes")
+        return _outcomes_from(report.outcomes)
+
+    async def closed(self) -> Closed:
+        """The session's end."""
+        closed = (await self._report("closed")).closed
+        metered = None
+        if closed.HasField("meter"):
+            setup, rounds = closed.meter.setup, closed.meter.rounds
+            metered = Metered(*map(_traffic, (setup.down, setup.up, rounds.down, rounds.up)))
+        return Closed(closed.rounds, closed.digest, metered)
+
+    async def opened(self) -> None:
+        """The party has opened the session (encoder), or agreed to it (decoder)."""
+        await self._report("opened")
+
+    async def _report(self, kind: str) -> pb.Report:
+        data = await rpc.receive(self._call, self._peer)
+        report = _parsed(pb.Report, data or b"")
+        if report.WhichOneof("report") != kind:
+            raise FrameError(f"{self._peer}: expected a report of kind {kind}, got {report.WhichOneof('report')}")
+        return report
+
+
+@asynccontextmanager
+async def conducting(address: str, peer: str, session: str, seed: bytes, terms: Terms, decoder: DecoderOrder | None
+                     ) -> AsyncIterator[Conductor]:
+    """Order a party at `address` to open a session; on leaving, the session is over, however far it came.
+
+    Raises:
+        GlsnetError: the party cannot be reached, or refuses.
+    """
+    async with rpc.dial(address, METHOD, peer) as call:
+        order = pb.Open(session=session, seed=seed, terms=terms_to_proto(terms))
+        if decoder is not None:
+            side = decoder.side
+            order.decoder.CopyFrom(pb.Decoder(
+                encoder=decoder.encoder, stream=decoder.stream, slope=side.slope, intercept=side.intercept,
+                residual=side.residual,
+            ))
+        await rpc.send(call, peer, pb.Order(open=order).SerializeToString())
+        yield Conductor(call, peer)
+
+
+class _Samples:
+    """The samples that the lab orders, read ahead by AHEAD orders at most."""
+
+    def __init__(self, context: rpc.Context) -> None:
+        self._queue: asyncio.Queue[FloatArray | Exception | None] = asyncio.Queue(AHEAD)
+        self._task = asyncio.create_task(self._read(context))
+        self._left = np.empty(0)
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+    async def arrays(self) -> AsyncIterator[FloatArray]:
+        """Each order's samples, to the end."""
+        while True:
+            item = await self._queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                return
+            yield item
+
+    async def take(self, count: int) -> FloatArray:
+        """The next `count` samples, from as many orders as it takes."""
+        while self._left.size < count:
+            item = await self._queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                raise CallerError(f"side information: expected {count} more samples, the lab gave {self._left.size}")
+            self._left = np.concatenate((self._left, item)) if self._left.size else item
+        taken, self._left = self._left[:count], self._left[count:]
+        return taken
+
+    async def _read(self, context: rpc.Context) -> None:
+        try:
+            while (data := await rpc.read(context)) is not None:
+                order = _parsed(pb.Order, data)
+                if order.WhichOneof("order") != "samples":
+                    raise FrameError(f"order: expected samples after open, got {order.WhichOneof('order')}")
+                await self._queue.put(_floats(order.samples.values, len(order.samples.values) // 8))
+            await self._queue.put(None)
+        except Exception as error:
+            await self._queue.put(error)
+
+
+async def _opening(context: rpc.Context) -> pb.Open:
+    order = _parsed(pb.Order, await rpc.read(context) or b"")
+    if order.WhichOneof("order") != "open":
+        raise FrameError(f"order: expected open first, got {order.WhichOneof('order')}")
+    return order.open
+
+
+async def _report(context: rpc.Context, report: pb.Report) -> None:
+    await context.write(report.SerializeToString())
+
+
+def _outcomes(outcomes: Outcomes) -> pb.Report:
+    return pb.Report(outcomes=pb.Outcomes(
+        first_round=outcomes.first_round, count=outcomes.node.size, message=outcomes.message.astype("<i8").tobytes(),
+        stream=outcomes.stream.astype("<i8").tobytes(), node=outcomes.node.astype("<i8").tobytes(),
+        reconstruction=b"" if outcomes.reconstruction is None else outcomes.reconstruction.astype("<f8").tobytes(),
+    ))
+
+
+def _outcomes_from(message: pb.Outcomes) -> Outcomes:
+    count = message.count
+    return Outcomes(
+        message.first_round, _integers(message.message, count), _integers(message.stream, count),
+        _integers(message.node, count), _floats(message.reconstruction, count) if message.reconstruction else None,
+    )
+
+
+def _integers(data: bytes, count: int) -> IntArray:
+    return np.frombuffer(_sized(data, count), "<i8").astype(np.int64)
+
+
+def _floats(data: bytes, count: int) -> FloatArray:
+    return np.frombuffer(_sized(data, count), "<f8").astype(np.float64)
+
+
+def _sized(data: bytes, count: int) -> bytes:
+    if len(data) != 8 * count:
+        raise FrameError(f"array: expected {count} values of 8 bytes, got {len(data)} bytes")
+    return data
+
+
+def _direction(traffic: Traffic) -> pb.Direction:
+    return pb.Direction(packed=traffic.packed, protobuf=traffic.protobuf, stream=traffic.stream, ip=traffic.ip)
+
+
+def _traffic(message: pb.Direction) -> Traffic:
+    ip = message.ip if message.HasField("ip") else None
+    return Traffic(message.packed, message.protobuf, message.stream, ip)
+
+
+def _parsed(kind: type[Message], data: bytes) -> Message:
+    message = kind()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise FrameError(f"{kind.__name__.lower()}: expected a whole message, got {len(data)} bytes") from error
+    return message

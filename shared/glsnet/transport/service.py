@@ -1,0 +1,99 @@
+"""A process that serves: its listening port, health, log, signals and exit code."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Annotated, Any
+
+import grpc
+import grpc.aio
+import typer
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from glsnet.errors import CallerError, GlsnetError, TransportError
+from glsnet.transport.rpc import OPTIONS, Context, Handler, log, status_of
+
+STOP_SECONDS = 1.0
+
+Job = Callable[[], Awaitable[None]]
+Listen = Annotated[str, typer.Option(help="HOST:PORT to serve on; port 0 lets the system choose, and it is printed.")]
+UntilStdinCloses = Annotated[bool, typer.Option("--until-stdin-closes", help="Stop when standard input ends, as the "
+                                                "lab does for the parties that it starts.")]
+
+
+def run(name: str, listen: str, methods: Mapping[str, Handler], job: Job | None, until_stdin_closes: bool) -> None:
+    """Serve until SIGTERM, SIGINT or the job's end, and exit: 0, or after an error 2 (the caller's) or 1."""
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format=f"%(asctime)s {name} %(levelname)s %(message)s"
+    )
+    log.setLevel(logging.INFO)
+    try:
+        asyncio.run(_serve(listen, methods, job, until_stdin_closes))
+    except GlsnetError as error:
+        log.error("%s", error)
+        raise SystemExit(2 if isinstance(error, CallerError) else 1) from None
+    log.info("stopped")
+
+
+async def _serve(listen: str, methods: Mapping[str, Handler], job: Job | None, until_stdin_closes: bool) -> None:
+    server = grpc.aio.server(options=[*OPTIONS, ("grpc.so_reuseport", 0)])
+    checks = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    server.add_generic_rpc_handlers((_Methods(methods),))
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise TransportError(f"{listen}: cannot be listened on; is the port taken, is the host this one?") from error
+    await server.start()
+    for service in ("", *{path.split("/")[1] for path in methods}):
+        await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
+    print(f"listening on {listen.rpartition(':')[0]}:{port}", flush=True)
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
+    if job is not None:
+        waits.append(asyncio.ensure_future(job()))
+    if until_stdin_closes:
+        waits.append(asyncio.ensure_future(_end_of_stdin()))
+    try:
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in done:
+            wait.result()
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        await checks.enter_graceful_shutdown()
+        await server.stop(STOP_SECONDS)
+
+
+async def _end_of_stdin() -> None:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+
+
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+    """Handlers of raw messages by path; a GlsnetError that one raises ends its call with the status of its class."""
+
+    def __init__(self, methods: Mapping[str, Handler]) -> None:
+        self._methods = methods
+
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
+        handler = self._methods.get(details.method)
+        if handler is None:
+            return None
+
+        async def run(_: object, context: Context) -> None:
+            try:
+                await handler(context)
+            except GlsnetError as error:
+                with suppress(asyncio.InvalidStateError):
+                    await context.abort(status_of(error), str(error))
+
+        return grpc.stream_stream_rpc_method_handler(run)
