@@ -1,0 +1,147 @@
+"""The command line, `glsnet`."""
+
+import asyncio
+import csv
+import json
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from glsnet.errors import CallerError, GlsnetError
+from glsnet.lab import nature as natures
+from glsnet.lab import report, runner
+from glsnet.lab.nature import Nature
+from glsnet.lab.runner import Drawn, Parties
+from glsnet.lab.settings import GaussianRun
+from glsnet.lab.tally import Tally
+from glsnet.sources.samples import write_atomically
+
+_SETTINGS = "\n\n".join(
+    f"{name} = {'' if field.default is None else field.default}: {field.description}"
+    for name, field in GaussianRun.model_fields.items()
+)
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Coupling without communication, over a real network.")
+run_app = typer.Typer(no_args_is_help=True, help="Run one experiment.")
+app.add_typer(run_app, name="run")
+
+
+@run_app.command(epilog=f"Settings for --set, with their defaults:\n\n{_SETTINGS}")
+def gaussian(
+    assignments: Annotated[list[str] | None, typer.Option(
+        "--set", metavar="KEY=VALUE", help="A setting; may be given again. All are listed below.")] = None,
+    samples: Annotated[Path | None, typer.Option(
+        help="CSV file of your own samples, header a,t1,...,tK, one row per sample. Default: drawn from the model."
+    )] = None,
+    output: Annotated[Path | None, typer.Option(
+        help="CSV file to write: each round's index, sample and reconstructions.")] = None,
+    encoder: Annotated[str | None, typer.Option(
+        metavar="HOST:PORT", help="An encoder service that runs already. Default: one is started here.")] = None,
+    decoder: Annotated[list[str] | None, typer.Option(
+        metavar="HOST:PORT", help="A decoder service that runs already; once for each decoder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")] = False,
+) -> None:
+    """Compress Gaussian samples for K decoders with side information of their own.
+
+    An encoder and K decoders, each a process, exchange bit-packed indices over gRPC. Prints how often one of the
+    decoders matched the encoder, the distortion, and the bits that crossed the wire, layer by layer.
+
+    Examples:
+
+        glsnet run gaussian
+
+        glsnet run gaussian --set decoders=2 --set l_max=16 --set sigma2=0.002 --json
+
+        glsnet run gaussian --samples mine.csv --output reconstructed.csv
+    """
+    settings = GaussianRun.parsed(assignments or [])
+    nature = natures.synthetic(settings) if samples is None else natures.from_file(samples, settings)
+    parties = _parties(settings, nature, encoder, decoder or [])
+    with ExitStack() as stack:
+        sink = _ignore if output is None else stack.enter_context(_Rows(output, len(nature.sides)))
+        result = _run(settings, nature, parties, sink)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        report.show(result, Console())
+
+
+def _run(settings: GaussianRun, nature: Nature, parties: Parties | None, sink: Callable[[Drawn], None]
+         ) -> dict[str, Any]:
+    """Run with a progress display on standard error."""
+    console = Console(stderr=True)
+    what = "in this process" if settings.transport == "direct" else (
+        f"1 encoder and {len(nature.sides)} decoders " + ("as processes here" if parties is None else "at work")
+    )
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=nature.samples, state="starting")
+
+        def progress(tally: Tally) -> None:
+            bar.update(task, completed=tally.samples, state=f"match rate {tally.match.value:.4f}")
+
+        return asyncio.run(runner.run(settings, nature, parties, progress, sink))
+
+
+def _parties(settings: GaussianRun, nature: Nature, encoder: str | None, decoders: list[str]) -> Parties | None:
+    if encoder is None and not decoders:
+        return None
+    if settings.transport == "direct":
+        raise CallerError("transport: expected grpc with --encoder and --decoder, got direct; leave one of them out")
+    if encoder is None or len(decoders) != len(nature.sides):
+        raise CallerError(
+            f"--encoder and --decoder: expected one encoder and {len(nature.sides)} decoders (K), "
+            f"got {'none' if encoder is None else 'one'} and {len(decoders)}; name them all, or none to start them here"
+        )
+    for address in (encoder, *decoders):
+        host, colon, port = address.rpartition(":")
+        if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
+            raise CallerError(f"address: expected HOST:PORT, got {address!r}")
+    return Parties(encoder, decoders)
+
+
+class _Rows:
+    """A CSV file of outcomes, in place only once the run is complete."""
+
+    def __init__(self, path: Path, decoders: int) -> None:
+        self._file = write_atomically(path)
+        self._header = ["round", "index", "a", *(f"reconstruction{k}" for k in range(1, decoders + 1))]
+
+    def __enter__(self) -> Callable[[Drawn], None]:
+        self._rows = csv.writer(self._file.__enter__(), lineterminator="\n")
+        self._rows.writerow(self._header)
+        return self._write
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.__exit__(*error)
+
+    def _write(self, drawn: Drawn) -> None:
+        rounds = range(drawn.y.first_round, drawn.y.first_round + drawn.a.size)
+        reconstructions = (x.reconstruction.tolist() for x in drawn.x if x.reconstruction is not None)
+        self._rows.writerows(zip(rounds, drawn.y.message.tolist(), drawn.a.tolist(), *reconstructions, strict=True))
+
+
+def _ignore(_: Drawn) -> None:
+    """Without --output, outcomes are only counted."""
+
+
+def main() -> None:
+    """Exit 0; 2 after the caller's mistake; 1 after any other error; 130 when interrupted."""
+    try:
+        app()
+    except GlsnetError as error:
+        print(f"glsnet: error: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, CallerError) else 1) from None
+    except KeyboardInterrupt:
+        print("glsnet: interrupted; all parties are stopped", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,223 @@
+"""A run: Nature's samples through an encoder and K decoders, in this process or over gRPC, to one result.
+
+    run            frames of samples -> parties -> tally -> result
+    _direct        the sessions in this process, frame bytes handed over
+    _over_grpc     the sessions in services, conducted over the control plane
+"""
+
+import asyncio
+import math
+import os
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from glsnet.compression import DecoderSession, EncoderSession, Outcomes, terms_of
+from glsnet.errors import FrameError
+from glsnet.frames import Ack, Indices, Join, Terms, from_bytes, to_bytes
+from glsnet.lab.nature import Nature
+from glsnet.lab.processes import local_parties
+from glsnet.lab.settings import GaussianRun
+from glsnet.lab.tally import Tally
+from glsnet.race import FloatArray
+from glsnet.randomness import seed_from_integer
+from glsnet.transport.control import Closed, DecoderOrder, conducting
+from glsnet.transport.exchange import Metered, Traffic
+
+WINDOW = 8  # frames under way
+
+F = TypeVar("F", Join, Terms, Indices, Ack)
+
+
+@dataclass(frozen=True)
+class Parties:
+    """Addresses, HOST:PORT, of services that run already."""
+
+    encoder: str
+    decoders: list[str]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One frame's samples, shapes [R] and [R, K], and what the parties drew for them."""
+
+    a: FloatArray
+    t: FloatArray
+    y: Outcomes
+    x: list[Outcomes]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of a run: the digest of all indices, and each decoder's bytes; those of the network only over gRPC."""
+
+    digest: bytes
+    metered: list[Metered]
+    on_network: bool
+
+
+async def run(settings: GaussianRun, nature: Nature, parties: Parties | None, progress: Callable[[Tally], None],
+              sink: Callable[[Drawn], None]) -> dict[str, Any]:
+    """Code all of Nature's samples and measure.
+
+    Args:
+        settings: the run's.
+        nature: the samples and their model.
+        parties: services to use over gRPC; None starts them on this machine and stops them again.
+        progress: called after every frame.
+        sink: takes every frame's outcomes.
+
+    Returns:
+        the result, ready for JSON.
+
+    Raises:
+        GlsnetError: a party cannot be reached, refuses, or is lost.
+    """
+    tally = Tally(nature)
+    ended = None
+    async with AsyncExitStack() as stack:
+        if settings.transport == "direct":
+            outcomes = _direct(settings, nature)
+        else:
+            if parties is None:
+                _compile_once(settings, nature)
+                parties = Parties(*await stack.enter_async_context(local_parties(len(nature.sides))))
+            outcomes = _over_grpc(settings, nature, parties)
+        since = math.nan
+        async for item in await stack.enter_async_context(aclosing(outcomes)):
+            match item:
+                case None:
+                    since = time.perf_counter()
+                case Drawn():
+                    tally.add(item.a, item.t, item.y, item.x)
+                    sink(item)
+                    progress(tally)
+                    seconds = time.perf_counter() - since
+                case Ended():
+                    ended = item
+    assert ended is not None
+    return tally.result(settings) | {"samples_per_second": tally.samples / seconds} | _bits(settings, tally, ended)
+
+
+async def _direct(settings: GaussianRun, nature: Nature) -> AsyncGenerator[Drawn | Ended | None]:
+    seed, terms = _terms(settings, nature)
+    encoder = _encoder_session(settings, nature, seed)
+    decoders = [
+        DecoderSession("direct", lambda _, side=side: side, seed, terms, k)  # type: ignore[misc]
+        for k, side in enumerate(nature.sides)
+    ]
+    for decoder in decoders:
+        join = _carried(Join, decoder.join())
+        agreed = _carried(Ack, decoder.agree(_carried(Terms, encoder.join(join))))
+        encoder.acknowledge(decoder.stream, agreed)
+    packed = protobuf = 0
+    acks = [0] * len(decoders)
+    yield None
+    for a, t in nature.frames():
+        frame, y = encoder.encode(a)
+        data = to_bytes(frame)
+        packed, protobuf = packed + len(frame.packed), protobuf + len(data)
+        x = []
+        for k, decoder in enumerate(decoders):
+            drawn, ack = decoder.decode(_carried(Indices, frame), np.ascontiguousarray(t[:, k]))
+            acks[k] += len(to_bytes(ack))
+            encoder.acknowledge(decoder.stream, ack)
+            x.append(drawn)
+        yield Drawn(a, t, y, x)
+        await asyncio.sleep(0)  # lets Ctrl-C in
+    none = Traffic(0, 0, 0, None)
+    metered = [Metered(none, none, Traffic(packed, protobuf, 0, None), Traffic(0, up, 0, None)) for up in acks]
+    yield Ended(encoder.digest, metered, on_network=False)
+
+
+async def _over_grpc(settings: GaussianRun, nature: Nature, parties: Parties) -> AsyncGenerator[Drawn | Ended | None]:
+    seed, terms = _terms(settings, nature)
+    session = os.urandom(8).hex()
+    async with AsyncExitStack() as stack:
+        encoder = await stack.enter_async_context(
+            conducting(parties.encoder, f"encoder {parties.encoder}", session, seed, terms, None)
+        )
+        await encoder.opened()
+        decoders = [
+            await stack.enter_async_context(conducting(
+                address, f"decoder {k} at {address}", session, seed, terms, DecoderOrder(parties.encoder, k, side)
+            ))
+            for k, (address, side) in enumerate(zip(parties.decoders, nature.sides, strict=True))
+        ]
+        await asyncio.gather(*(decoder.opened() for decoder in decoders))
+        yield None
+        under_way: deque[tuple[FloatArray, FloatArray]] = deque()
+
+        async def collect() -> Drawn:
+            y, *x = await asyncio.gather(encoder.outcomes(), *(decoder.outcomes() for decoder in decoders))
+            for drawn in x:
+                if not np.array_equal(drawn.message, y.message):
+                    raise FrameError(f"round {y.first_round}: a decoder took other indices than the encoder sent")
+            return Drawn(*under_way.popleft(), y, x)
+
+        for a, t in nature.frames():
+            if len(under_way) == WINDOW:
+                yield await collect()
+            under_way.append((a, t))
+            await asyncio.gather(encoder.send(a), *(
+                decoder.send(np.ascontiguousarray(t[:, k])) for k, decoder in enumerate(decoders)
+            ))
+        while under_way:
+            yield await collect()
+        await encoder.end()
+        closings: Sequence[Closed] = await asyncio.gather(encoder.closed(), *(each.closed() for each in decoders))
+        yield Ended(closings[0].digest, [each.metered for each in closings if each.metered], on_network=True)
+
+
+def _terms(settings: GaussianRun, nature: Nature) -> tuple[bytes, Terms]:
+    seed = seed_from_integer(settings.seed)
+    return seed, terms_of(nature.source, seed, settings.scheme, len(nature.sides), settings.l_max)
+
+
+def _encoder_session(settings: GaussianRun, nature: Nature, seed: bytes) -> EncoderSession:
+    return EncoderSession("direct", nature.source, seed, settings.scheme, len(nature.sides), settings.l_max)
+
+
+def _carried(kind: type[F], frame: F) -> F:
+    """The frame after a way as bytes."""
+    arrived = from_bytes(to_bytes(frame))
+    assert isinstance(arrived, kind)
+    return arrived
+
+
+def _compile_once(settings: GaussianRun, nature: Nature) -> None:
+    """Fill the cache of compiled kernels, which the parties' processes then share, instead of compiling in each."""
+    seed, _ = _terms(settings, nature)
+    _encoder_session(settings, nature, seed).encode(np.array([nature.source.mean]))
+
+
+def _bits(settings: GaussianRun, tally: Tally, ended: Ended) -> dict[str, Any]:
+    """Bits per sample at every layer: warm, towards one decoder on average; and set-up and the way back apart."""
+    decoders = len(ended.metered)
+
+    def per_sample(traffic: Sequence[Traffic]) -> dict[str, float | None]:
+        ip = [each.ip for each in traffic if each.ip is not None]
+        scale = 8 / (tally.samples * decoders)
+        return {
+            "packed": scale * sum(each.packed for each in traffic),
+            "protobuf": scale * sum(each.protobuf for each in traffic),
+            "stream": scale * sum(each.stream for each in traffic) if ended.on_network else None,
+            "ip": scale * sum(ip) if len(ip) == decoders else None,
+        }
+
+    return {
+        "bits_per_sample": {"information": math.log2(settings.l_max)} | per_sample(
+            [each.rounds_down for each in ended.metered]
+        ),
+        "uplink_bits_per_sample": per_sample([each.rounds_up for each in ended.metered]),
+        "setup_bytes": {
+            "down": [each.setup_down.stream for each in ended.metered] if ended.on_network else None,
+            "up": [each.setup_up.stream for each in ended.metered] if ended.on_network else None,
+        },
+        "indices_digest": ended.digest.hex(),
+    }

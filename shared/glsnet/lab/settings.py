@@ -1,0 +1,59 @@
+"""What a run is: every setting with its default, its range and its meaning."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from glsnet.errors import CallerError
+from glsnet.frames import MAX_COUNT
+from glsnet.randomness import MAX_BLOCKS
+
+
+class GaussianRun(BaseModel):
+    """Compression of a Gaussian source with side information at every decoder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    scheme: Literal["gls", "baseline"] = Field("gls", description="gls, or baseline: all decoders share one stream")
+    decoders: int = Field(4, ge=1, le=1000, description="K, the number of decoders")
+    l_max: int = Field(8, ge=1, le=MAX_BLOCKS, description="number of message values; an index is log2 of it in bits")
+    sigma2: float = Field(
+        0.001, ge=1e-12, le=1e6, description="variance of the codeword given the sample, as a share of the source's"
+    )
+    samples: int = Field(50_000, ge=1, le=2**32, description="how many samples; of a file, the first so many")
+    seed: int = Field(1, description="the seed that all parties share; samples are drawn from it, too")
+    transport: Literal["grpc", "direct"] = Field("grpc", description="grpc, or direct: in one process, no network")
+    frame: int = Field(4096, ge=1, le=MAX_COUNT, description="samples in one frame")
+    mean: float | None = Field(None, description="mean of the source; default 0, or fitted to the file")
+    variance: float | None = Field(None, gt=0, description="variance of the source; default 1, or fitted to the file")
+    noise_variance: float | None = Field(
+        None, ge=0, description="variance of t - a; default 0.5, or a line fitted to the file for each decoder"
+    )
+
+    @classmethod
+    def parsed(cls, assignments: Iterable[str]) -> "GaussianRun":
+        """From `key=value` texts, as after --set; the last one of a key counts.
+
+        Raises:
+            CallerError: a text is no assignment, a key is unknown or a value out of range; the text names the key.
+        """
+        values: dict[str, Any] = {}
+        for assignment in assignments:
+            key, equals, value = assignment.partition("=")
+            if not equals:
+                raise CallerError(f"--set: expected key=value, got {assignment!r}; the keys are {_keys(cls)}")
+            values[key.strip()] = value.strip()
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                raise CallerError(f"{key}: no such setting; the keys are {_keys(cls)}") from None
+            wanted = first["msg"].removeprefix("Input ").removeprefix("should be ")
+            raise CallerError(f"{key}: expected {wanted}, got {first['input']!r}") from None
+
+
+def _keys(model: type[BaseModel]) -> str:
+    return ", ".join(model.model_fields)
