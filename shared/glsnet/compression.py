@@ -1,19 +1,20 @@
 """Compression with side information as two sans-I/O sessions: frames in, frames out; no socket, clock or loop.
 
-    EncoderSession   join per decoder -> Terms     acknowledge      encode(samples) -> Indices for every decoder
-    DecoderSession   join() -> Join                agree(Terms) -> Ack      decode(Indices, t) -> reconstructions, Ack
+    EncoderSession   join(Join) -> Terms, acknowledge(Ack); encode(samples) -> Indices; end() -> End
+    DecoderSession   join() -> Join, agree(Terms) -> Ack; decode(Indices, t) -> outcomes; end(End) -> Ack
 
 A DecoderSession is given its own side information, the frames and the seed, and nothing else.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
 from glsnet.bits import width_of
 from glsnet.errors import CallerError, FrameError, TermsError
-from glsnet.frames import MAX_COUNT, PROTOCOL, Ack, Indices, Join, Terms
+from glsnet.frames import MAX_COUNT, PROTOCOL, Ack, End, Indices, Join, Terms
 from glsnet.race import FloatArray, IntArray
 from glsnet.randomness import MAX_BLOCKS, MAX_STREAMS, SEED_BYTES, seed_digest, session_key
 from glsnet.sources import gaussian
@@ -21,6 +22,7 @@ from glsnet.sources.gaussian import Gaussian, SideInformation
 
 PURPOSE = "gaussian race"
 SCHEMES = ("gls", "baseline")
+ACK_FRAMES = 8  # a decoder acknowledges every so many frames, and the end
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class EncoderSession:
         self.session, self.decoders = session, decoders
         self.next_round = 0
         self.acknowledged: dict[int, int | None] = {}  # per joined stream: its next round, None until it has agreed
+        self._ends: deque[int] = deque()  # next_round after each frame in flight
         self._source, self._l_max, self._width = source, l_max, width_of(l_max)
         self._key = session_key(seed, PURPOSE)
         self._streams = decoders if scheme == "gls" else 1
@@ -119,9 +122,13 @@ class EncoderSession:
         """Go on without a decoder."""
         self.acknowledged.pop(stream, None)
 
-    def within(self, rounds: int) -> bool:
-        """Whether no decoder that is still in the session is more than `rounds` rounds behind."""
-        return all(self.next_round - (at or 0) <= rounds for at in self.acknowledged.values())
+    @property
+    def frames_in_flight(self) -> int:
+        """Frames that some decoder in the session has yet to acknowledge."""
+        least = min((at or 0 for at in self.acknowledged.values()), default=self.next_round)
+        while self._ends and self._ends[0] <= least:
+            self._ends.popleft()
+        return len(self._ends)
 
     def encode(self, a: FloatArray) -> tuple[Indices, Outcomes]:
         """Draw Y for the next samples, shape [R] with R >= 1, and put their messages into one frame.
@@ -136,7 +143,13 @@ class EncoderSession:
         outcomes = Outcomes(self.next_round, y.block, y.stream, y.node)
         self._digest.update(y.block.astype("<u2").tobytes())
         self.next_round += a.size
+        self._ends.append(self.next_round)
         return frame, outcomes
+
+
+    def end(self) -> End:
+        """The frame to end with."""
+        return End(self.next_round)
 
 
 class DecoderSession:
@@ -152,6 +165,7 @@ class DecoderSession:
         self._digest = hashlib.sha256()
         self._agreed: _Agreed | None = None
         self.next_round = 0
+        self._frames = 0
 
     @property
     def digest(self) -> bytes:
@@ -181,8 +195,8 @@ class DecoderSession:
         self._agreed = agreed
         return Ack(self.next_round)
 
-    def decode(self, frame: Indices, t: FloatArray) -> tuple[Outcomes, Ack]:
-        """Draw X(k) for the rounds of one frame, given t of these rounds, shape [frame.count].
+    def decode(self, frame: Indices, t: FloatArray) -> tuple[Outcomes, Ack | None]:
+        """Draw X(k) for the rounds of one frame, given t of these rounds, shape [frame.count]; an Ack if it is due.
 
         Raises:
             FrameError: the frame is damaged, or not the next one; the session is as before and can go on.
@@ -197,7 +211,15 @@ class DecoderSession:
         reconstruction = gaussian.reconstruct(at.source, at.side, t, x.mark)
         self._digest.update(messages.astype("<u2").tobytes())
         self.next_round += frame.count
-        return Outcomes(frame.first_round, messages, x.stream, x.node, reconstruction), Ack(self.next_round)
+        self._frames += 1
+        ack = Ack(self.next_round) if self._frames % ACK_FRAMES == 0 else None
+        return Outcomes(frame.first_round, messages, x.stream, x.node, reconstruction), ack
+
+    def end(self, end: End) -> Ack:
+        """The encoder has no more; raises FrameError if not all of its rounds have come."""
+        if end.rounds != self.next_round:
+            raise FrameError(f"end: expected it after {self.next_round} rounds, as they came, got {end.rounds}")
+        return Ack(self.next_round)
 
     def check(self, frame: Indices) -> IntArray:
         """The messages of the next frame, shape [frame.count]; raises FrameError as `decode` does."""

@@ -87,6 +87,13 @@ class Indices:
 
 
 @dataclass(frozen=True)
+class End:
+    """There are no more rounds than these."""
+
+    rounds: int
+
+
+@dataclass(frozen=True)
 class Ack:
     """Every round below next_round has been decoded."""
 
@@ -100,7 +107,7 @@ class Refusal:
     reason: str
 
 
-Frame = Join | Terms | Indices | Ack | Refusal
+Frame = Join | Terms | Indices | End | Ack | Refusal
 
 
 def to_bytes(frame: Frame) -> bytes:
@@ -113,6 +120,8 @@ def to_bytes(frame: Frame) -> bytes:
         case Indices(first_round, count, packed, checksum):
             indices = pb.Indices(first_round=first_round, count=count, packed=packed, checksum=checksum)
             message = pb.Frame(indices=indices)
+        case End(rounds):
+            message = pb.Frame(end=pb.End(rounds=rounds))
         case Ack(next_round):
             message = pb.Frame(ack=pb.Ack(next_round=next_round))
         case Refusal(reason):
@@ -143,11 +152,13 @@ def from_bytes(data: bytes) -> Frame:
             if not 1 <= indices.count <= MAX_COUNT:
                 raise FrameError(f"count: expected 1 to {MAX_COUNT} rounds in a frame, got {indices.count}")
             return Indices(indices.first_round, indices.count, indices.packed, indices.checksum)
+        case "end":
+            return End(message.end.rounds)
         case "ack":
             return Ack(message.ack.next_round)
         case "refusal":
             return Refusal(message.refusal.reason)
-    raise FrameError(f"frame: expected join, terms, indices, ack or refusal, got {len(data)} bytes of another kind")
+    raise FrameError(f"frame: expected one of the kinds of exchange.proto, got {len(data)} bytes of none")
 
 
 def terms_to_proto(terms: Terms) -> pb.Terms:

@@ -61,9 +61,9 @@ def _wire(result: dict[str, Any]) -> Table:
 
 def _notes(result: dict[str, Any]) -> str:
     lines = [
-        "Distortion is that of the best of the K reconstructions, relative to the source's variance. MSE (dB) is the dB "
-        "of the mean squared error, which theory bounds; mean dB is the mean of each sample's dB, which the published "
-        "tables give: it is lower, for it hardly sees the few large errors of samples without a match.",
+        "Distortion is that of the best of the K reconstructions, relative to the source's variance. MSE (dB) is the "
+        "dB of the mean squared error, which theory bounds; mean dB is the mean of each sample's dB, which the "
+        "published tables give: it is lower, for it hardly sees the few large errors of samples without a match.",
     ]
     setup = result["setup_bytes"]
     if setup["down"] is not None:

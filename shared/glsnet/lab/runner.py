@@ -19,7 +19,7 @@ import numpy as np
 
 from glsnet.compression import DecoderSession, EncoderSession, Outcomes, terms_of
 from glsnet.errors import FrameError
-from glsnet.frames import Ack, Indices, Join, Terms, from_bytes, to_bytes
+from glsnet.frames import Ack, End, Indices, Join, Terms, from_bytes, to_bytes
 from glsnet.lab.nature import Nature
 from glsnet.lab.processes import local_parties
 from glsnet.lab.settings import GaussianRun
@@ -31,7 +31,7 @@ from glsnet.transport.exchange import Metered, Traffic
 
 WINDOW = 8  # frames under way
 
-F = TypeVar("F", Join, Terms, Indices, Ack)
+F = TypeVar("F", Join, Terms, Indices, End, Ack)
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,17 @@ async def _direct(settings: GaussianRun, nature: Nature) -> AsyncGenerator[Drawn
         x = []
         for k, decoder in enumerate(decoders):
             drawn, ack = decoder.decode(_carried(Indices, frame), np.ascontiguousarray(t[:, k]))
-            acks[k] += len(to_bytes(ack))
-            encoder.acknowledge(decoder.stream, ack)
+            if ack is not None:
+                acks[k] += len(to_bytes(ack))
+                encoder.acknowledge(decoder.stream, _carried(Ack, ack))
             x.append(drawn)
         yield Drawn(a, t, y, x)
         await asyncio.sleep(0)  # lets Ctrl-C in
+    protobuf += len(to_bytes(encoder.end()))
+    for k, decoder in enumerate(decoders):
+        last = decoder.end(_carried(End, encoder.end()))
+        acks[k] += len(to_bytes(last))
+        encoder.acknowledge(decoder.stream, _carried(Ack, last))
     none = Traffic(0, 0, 0, None)
     metered = [Metered(none, none, Traffic(packed, protobuf, 0, None), Traffic(0, up, 0, None)) for up in acks]
     yield Ended(encoder.digest, metered, on_network=False)

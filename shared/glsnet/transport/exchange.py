@@ -9,13 +9,12 @@ import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 
 import grpc
 
-from glsnet.compression import DecoderSession, EncoderSession, Outcomes
+from glsnet.compression import ACK_FRAMES, DecoderSession, EncoderSession, Outcomes
 from glsnet.errors import FrameError, GlsnetError, TermsError, TransportError
-from glsnet.frames import Ack, Indices, Join, Refusal, Terms, from_bytes, to_bytes
+from glsnet.frames import Ack, End, Indices, Join, Refusal, Terms, from_bytes, to_bytes
 from glsnet.race import FloatArray
 from glsnet.transport import rpc
 from glsnet.transport.meter import Meter
@@ -23,7 +22,7 @@ from glsnet.transport.rpc import log
 
 METHOD = "/glsnet.v1.Exchange/Join"
 CODEC = "codec"  # the session of parties that run without a lab
-WINDOW_FRAMES = 8  # frames that a decoder may be behind
+WINDOW_FRAMES = 2 * ACK_FRAMES  # that a decoder may be behind with its Ack
 JOIN_SECONDS = 10.0
 
 
@@ -77,7 +76,7 @@ class Broadcast:
                     raise FrameError(f"frame: expected ack or refusal after join, got {type(other).__name__}")
         raise FrameError("stream: expected the decoder to stay until the encoder ends it, it closed its side")
 
-    def send(self, frame: Indices) -> None:
+    def send(self, frame: Indices | End) -> None:
         """Queue one frame for every decoder."""
         data = to_bytes(frame)
         for outgoing in self._outgoing.values():
@@ -131,13 +130,14 @@ async def run_encoder(broadcast: Broadcast, samples: AsyncIterable[FloatArray],
     await broadcast.until(lambda: session.complete)
     log.info("session %s: all %d decoders agreed: %s", session.session, session.decoders, session.terms)
     async for a in samples:
-        await broadcast.until(partial(session.within, WINDOW_FRAMES * a.size))
+        await broadcast.until(lambda: session.frames_in_flight < WINDOW_FRAMES)
         if not session.acknowledged:
             raise TransportError(f"decoders: expected at least one to code for, all {session.decoders} were lost")
         frame, outcomes = await asyncio.to_thread(session.encode, a)
         broadcast.send(frame)
         await report(outcomes)
-    await broadcast.until(partial(session.within, 0))
+    broadcast.send(session.end())
+    await broadcast.until(lambda: session.frames_in_flight == 0)
     broadcast.end()
     log.info("session %s: closed after %d rounds", session.session, session.next_round)
 
@@ -197,23 +197,29 @@ async def run_decoder(session: DecoderSession, encoder: str, agreed: Callable[[]
             await rpc.send(call, peer, ack)
             acks += len(ack)
             while (data := await rpc.receive(call, peer)) is not None:
-                frame = from_bytes(data)
-                if not isinstance(frame, Indices):
-                    raise FrameError(f"frame: expected indices, got {type(frame).__name__}")
-                session.check(frame)
-                t = await side_information(frame.count)
-                outcomes, answer = await asyncio.to_thread(session.decode, frame, t)
-                packed, frames = packed + len(frame.packed), frames + len(data)
+                answer: Ack | None
+                match from_bytes(data):
+                    case Indices() as frame:
+                        session.check(frame)
+                        t = await side_information(frame.count)
+                        outcomes, answer = await asyncio.to_thread(session.decode, frame, t)
+                        packed += len(frame.packed)
+                        await report(outcomes)
+                    case End() as end:
+                        answer = session.end(end)
+                    case other:
+                        raise FrameError(f"frame: expected indices or end, got {type(other).__name__}")
+                frames += len(data)
                 after_last = meter.read()
-                ack = to_bytes(answer)
-                await rpc.send(call, peer, ack)
-                acks += len(ack)
-                await report(outcomes)
+                if answer is not None:
+                    ack = to_bytes(answer)
+                    await rpc.send(call, peer, ack)
+                    acks += len(ack)
         except GlsnetError as error:
             log.warning("session %s: leaving %s: %s", session.session, peer, error)
             await _refuse(call, str(error))
             raise
-        # The down side is read at the last frame, before the stream's end; the up side once all Acks have passed.
+        # The down side was read at the last frame, before the stream's end; the up side once all Acks have passed.
         down, up = after_last - setup, meter.read() - setup
     log.info("session %s: closed after %d rounds", session.session, session.next_round)
     return Metered(

@@ -6,18 +6,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Frame(_message.Message):
-    __slots__ = ("join", "terms", "indices", "ack", "refusal")
+    __slots__ = ("join", "terms", "indices", "end", "ack", "refusal")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
     INDICES_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     join: Join
     terms: Terms
     indices: Indices
+    end: End
     ack: Ack
     refusal: Refusal
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., indices: _Optional[_Union[Indices, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., indices: _Optional[_Union[Indices, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
     __slots__ = ("session", "stream", "expected")
@@ -70,6 +72,12 @@ class Indices(_message.Message):
     packed: bytes
     checksum: int
     def __init__(self, first_round: _Optional[int] = ..., count: _Optional[int] = ..., packed: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
+
+class End(_message.Message):
+    __slots__ = ("rounds",)
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    rounds: int
+    def __init__(self, rounds: _Optional[int] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("next_round",)
