@@ -20,7 +20,7 @@ from glsnet.randomness import MAX_BLOCKS, MAX_STREAMS, SEED_BYTES, seed_digest, 
 from glsnet.sources import gaussian
 from glsnet.sources.gaussian import Gaussian, SideInformation
 
-PURPOSE = "gaussian race"
+PURPOSE = "gaussian-race"
 SCHEMES = ("gls", "baseline")
 ACK_FRAMES = 8  # a decoder acknowledges every so many frames, and the end
 

@@ -1,0 +1,70 @@
+"""Slow and obvious: the same arrivals as `glsnet.race` consumes, every one of them made, in plain Python."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from scipy.stats import norm
+
+MASK = 0xFFFFFFFF
+
+
+def philox(key: int, n: int, block: int, stream: int, round_: int) -> tuple[int, int]:
+    """Philox4x32-10 (Salmon et al. 2011) at counter (n low, n high, stream << 16 | block, round)."""
+    c = [n & MASK, n >> 32, stream << 16 | block, round_]
+    k = [key & MASK, key >> 32]
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [p1 >> 32 ^ c[1] ^ k[0], p1 & MASK, p0 >> 32 ^ c[3] ^ k[1], p0 & MASK]
+        k = [(k[0] + 0x9E3779B9) & MASK, (k[1] + 0xBB67AE85) & MASK]
+    return c[0] | c[1] << 32, c[2] | c[3] << 32
+
+
+def uniform(word: int) -> float:
+    return ((word >> 12) + 0.5) / 2**52
+
+
+def finite_arrivals(key: int, round_: int, stream: int, block: int, mass: int, count: int
+                    ) -> Iterator[tuple[float, int]]:
+    """The first `count` arrivals of a block: time, and item within the block."""
+    t = 0.0
+    for n in range(count):
+        word01, word23 = philox(key, n, block, stream, round_)
+        t -= math.log(uniform(word01)) / mass
+        yield t, int(uniform(word23) * mass)
+
+
+def dense_finite(key: int, round_: int, streams: Sequence[int], weights: Sequence[float], count: int
+                 ) -> tuple[int, int]:
+    """Item and stream of the least t / weight among the first `count` arrivals of every block."""
+    best = (math.inf, -1, -1)
+    for start in range(0, len(weights), 256):
+        mass = min(256, len(weights) - start)
+        for stream in streams:
+            for t, i in finite_arrivals(key, round_, stream, start // 256, mass, count):
+                if weights[start + i] > 0:
+                    best = min(best, (t / weights[start + i], start + i, stream))
+            assert t / max(weights[start : start + mass], default=0.0) > best[0], "the oracle must make more arrivals"
+    return best[1], best[2]
+
+
+def tree_arrivals(key: int, round_: int, stream: int, block: int, depth: int) -> Iterator[tuple[int, float, float]]:
+    """Node, time and quantile of every arrival of a tree down to `depth`."""
+    times = {0: 0.0}
+    for node in range(1, 2 ** (depth + 1)):
+        size = 2 ** (node.bit_length() - 1)
+        word01, word23 = philox(key, node, block, stream, round_)
+        times[node] = times[node // 2] - math.log(uniform(word01)) * size
+        yield node, times[node], (node - size + uniform(word23)) / size
+
+
+def dense_normal(key: int, round_: int, streams: Sequence[int], blocks: Sequence[int], centre: float,
+                 precision: float, depth: int) -> tuple[float, int, int, int, float]:
+    """Score, stream, block, node and mark of the best arrival in all trees down to `depth`."""
+    best = (math.inf, -1, -1, -1, 0.0)
+    for stream in streams:
+        for block in blocks:
+            arrivals = list(tree_arrivals(key, round_, stream, block, depth))
+            marks = norm.ppf([u for _, _, u in arrivals])
+            for (node, t, _), mark in zip(arrivals, marks, strict=True):
+                best = min(best, (math.log(t) + precision * (mark - centre) ** 2 / 2, stream, block, node, mark))
+    return best
