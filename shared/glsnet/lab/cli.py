@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -90,7 +91,12 @@ def _run(settings: GaussianRun, nature: Nature, parties: Parties | None, sink: C
         def progress(tally: Tally) -> None:
             bar.update(task, completed=tally.samples, state=f"match rate {tally.match.value:.4f}")
 
-        return asyncio.run(runner.run(settings, nature, parties, progress, sink))
+        try:
+            return asyncio.run(runner.run(settings, nature, parties, progress, sink))
+        except KeyboardInterrupt:
+            bar.stop()
+            print("glsnet: interrupted; the parties started here are stopped", file=sys.stderr)
+            raise SystemExit(130) from None
 
 
 def _parties(settings: GaussianRun, nature: Nature, encoder: str | None, decoders: list[str]) -> Parties | None:
@@ -137,11 +143,9 @@ def _ignore(_: Drawn) -> None:
 
 def main() -> None:
     """Exit 0; 2 after the caller's mistake; 1 after any other error; 130 when interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except GlsnetError as error:
         print(f"glsnet: error: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, CallerError) else 1) from None
-    except KeyboardInterrupt:
-        print("glsnet: interrupted; all parties are stopped", file=sys.stderr)
-        raise SystemExit(130) from None

@@ -1,0 +1,276 @@
+"""Services as processes: health, signals, the codec without a lab, and peers that break the protocol."""
+
+import asyncio
+import csv
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from processes import Service, service
+
+from glsnet.compression import terms_of
+from glsnet.errors import FrameError, GlsnetError, TermsError
+from glsnet.frames import Ack, End, Frame, Indices, Join, Refusal, Terms, from_bytes, to_bytes
+from glsnet.randomness import seed_from_integer
+from glsnet.sources.gaussian import Gaussian, SideInformation
+from glsnet.transport.control import DecoderOrder, conducting
+from glsnet.transport.exchange import CODEC, METHOD
+
+SEED = seed_from_integer(7)
+TERMS = terms_of(Gaussian(0.0, 1.0, 0.01), SEED, "gls", 2, 6)
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+def health(address: str, name: str = "") -> int:
+    with grpc.insecure_channel(address) as channel:
+        status: int = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service=name), timeout=10
+        ).status
+        return status
+
+
+@pytest.mark.parametrize(("module", "names"), [
+    ("encoder_service", ["", "glsnet.v1.Exchange", "glsnet.v1.Control"]),
+    ("decoder_service", ["", "glsnet.v1.Control"]),
+])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_service_answers_health_checks_and_stops_cleanly(module: str, names: list[str], signum: int) -> None:
+    with service(module) as party:
+        assert [health(party.address, name) for name in names] == [SERVING] * len(names)
+        code, log = party.stop(signum)
+    assert code == 0
+    assert log.splitlines()[-1].endswith("stopped")
+    assert "Traceback" not in log
+
+
+class Peer:
+    """A decoder by hand: frames, or bytes that are none, to an encoder service."""
+
+    def __init__(self, address: str) -> None:
+        self._outgoing: queue.Queue[bytes | None] = queue.Queue()
+        self._channel = grpc.insecure_channel(address)
+        stub: Any = self._channel.stream_stream(METHOD, bytes, bytes)
+        self._call = stub(iter(self._outgoing.get, None), timeout=60)
+
+    def send(self, frame: Frame | bytes) -> None:
+        self._outgoing.put(frame if isinstance(frame, bytes) else to_bytes(frame))
+
+    def receive(self) -> Frame:
+        return from_bytes(next(self._call))
+
+    def status(self) -> tuple[grpc.StatusCode, str]:
+        """How the encoder ended the stream, whatever came before."""
+        for _ in iter(lambda: next(self._ignoring_errors(), None), None):
+            pass
+        return self._call.code(), self._call.details()
+
+    def _ignoring_errors(self) -> Iterator[bytes]:
+        try:
+            yield from self._call
+        except grpc.RpcError:
+            return
+
+    def leave(self) -> None:
+        self._call.cancel()
+        self._channel.close()
+
+
+def joined(address: str, stream: int | None = None) -> Peer:
+    peer = Peer(address)
+    peer.send(Join(CODEC, stream, Terms()))
+    assert isinstance(peer.receive(), Terms)
+    peer.send(Ack(0))
+    return peer
+
+
+@pytest.fixture
+def sample_files(tmp_path: Path) -> tuple[Path, list[Path]]:
+    rng = np.random.default_rng(11)
+    a = 5 + 2 * rng.standard_normal(3000)
+    source, sides = tmp_path / "a.txt", [tmp_path / f"t{k}.txt" for k in range(2)]
+    np.savetxt(source, a)
+    for side in sides:
+        np.savetxt(side, a + rng.standard_normal(a.size))
+    return source, sides
+
+
+def encoder_of(source: Path, *options: str) -> Service:
+    return Service("encoder_service", "--source", str(source), "--seed", "7", "--decoders", "2", "--sigma2", "0.01",
+                   "--l-max", "6", "--frame", "100", *options)
+
+
+def decoder_of(address: str, side: Path, output: Path, *options: str) -> Service:
+    return Service("decoder_service", "--encoder", address, "--side-information", str(side), "--output", str(output),
+                   "--seed", "7", "--noise-variance", "1", *options)
+
+
+def test_a_codec_needs_no_lab(sample_files: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    source, sides = sample_files
+    encoder = encoder_of(source)
+    decoders = [decoder_of(encoder.address, side, tmp_path / f"out{k}.csv") for k, side in enumerate(sides)]
+    endings = [party.ended() for party in (encoder, *decoders)]
+    assert [code for code, _ in endings] == [0, 0, 0], endings
+    a, errors = np.loadtxt(source), []
+    for k in range(2):
+        with (tmp_path / f"out{k}.csv").open() as handle:
+            rows = list(csv.DictReader(handle))
+        assert [int(row["round"]) for row in rows] == list(range(a.size))
+        assert {int(row["index"]) for row in rows} == set(range(6))
+        errors.append((np.array([float(row["reconstruction"]) for row in rows]) - a) ** 2)
+    best = np.min(errors, axis=0) / a.var()
+    assert (best < 0.05).mean() > 0.6
+    for _, log in endings:  # events, not messages: there were 30 frames
+        assert len(log.splitlines()) <= 6
+        assert "seed_digest" in log and "stopped" in log
+
+
+@pytest.mark.parametrize(("option", "value", "name"), [
+    ("--seed", "8", "seed_digest"), ("--decoders", "3", "decoders"), ("--l-max", "8", "l_max"),
+    ("--sigma2", "0.02", "sigma2"), ("--mean", "0", "mean"), ("--variance", "1", "variance"),
+    ("--scheme", "baseline", "scheme"), ("--stream", "2", "stream"),
+])
+def test_a_decoder_that_means_another_session_ends_with_an_error(
+        sample_files: tuple[Path, list[Path]], tmp_path: Path, option: str, value: str, name: str) -> None:
+    source, sides = sample_files
+    options = ("--source", str(source), "--seed", "7", "--decoders", "2", "--l-max", "6")
+    with service("encoder_service", *options) as encoder:
+        code, log = decoder_of(encoder.address, sides[0], tmp_path / "out.csv", option, value).ended()
+        assert code == 1
+        assert f"{name}: " in log
+        assert health(encoder.address) == SERVING
+        code, log = encoder.stop()
+        assert f"refused: {name}: " in log
+    assert [path.name for path in tmp_path.glob("*out*")] == []
+
+
+@pytest.mark.parametrize("extra", [-1, 1])
+def test_side_information_of_another_length_leaves_no_file(
+        sample_files: tuple[Path, list[Path]], tmp_path: Path, extra: int) -> None:
+    source, sides = sample_files
+    wrong = tmp_path / "wrong.txt"
+    np.savetxt(wrong, np.zeros(3000 + extra))
+    encoder = encoder_of(source)
+    right = decoder_of(encoder.address, sides[0], tmp_path / "right.csv")
+    code, log = decoder_of(encoder.address, wrong, tmp_path / "out.csv").ended()
+    assert code == 2
+    assert f"got {3000 + extra}" in log
+    assert [right.ended()[0], encoder.ended()[0]] == [0, 0]  # the list goes on
+    assert [path.name for path in tmp_path.glob("*out*")] == []
+
+
+def test_an_encoder_refuses_what_breaks_the_protocol_and_serves_the_others(
+        sample_files: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    source, sides = sample_files
+    encoder = encoder_of(source)
+    first: Frame | bytes
+    second: Frame | bytes
+    for first, code, text in [
+        (b"\x0a\x7f", "DATA_LOSS", "expected a whole frame"),
+        (Ack(0), "DATA_LOSS", "expected join first, got Ack"),
+        (Join("other", None, Terms()), "FAILED_PRECONDITION", "session: expected one of"),
+        (Join(CODEC, 5, Terms()), "FAILED_PRECONDITION", "stream: expected one of 0 to 1, got 5"),
+        (Join(CODEC, None, Terms(protocol=2)), "FAILED_PRECONDITION", "the encoder has 1, the decoder expects 2"),
+        (Join(CODEC, None, Terms(width=4)), "FAILED_PRECONDITION", "width: the encoder has 3, the decoder expects 4"),
+    ]:
+        peer = Peer(encoder.address)
+        peer.send(first)
+        status, details = peer.status()
+        assert (status.name, text in details) == (code, True), details
+    for second, text in [(Ack(10**6), "next_round from 0 to"), (b"\xff", "whole frame"), (b"", "expected"),
+                         (Refusal("why not"), "why not"), (End(0), "expected ack or refusal")]:
+        peer = joined(encoder.address, stream=0)
+        peer.send(second)
+        status, details = peer.status()
+        assert (status.name, text in details) == ("DATA_LOSS", True), details
+        peer.leave()
+    decoders = [decoder_of(encoder.address, side, tmp_path / f"out{k}.csv") for k, side in enumerate(sides)]
+    assert [party.ended()[0] for party in (*decoders, encoder)] == [0, 0, 0]
+
+
+def test_a_decoder_that_is_lost_stalls_nobody(sample_files: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    source, sides = sample_files
+    encoder = encoder_of(source)
+    peer = joined(encoder.address)
+    decoder = decoder_of(encoder.address, sides[0], tmp_path / "out.csv")
+    assert isinstance(peer.receive(), Indices)
+    peer.leave()
+    assert decoder.ended()[0] == 0
+    code, log = encoder.ended()
+    assert code == 0
+    assert log.count("stream 0 lost") == 1
+
+
+@contextmanager
+def encoder_that_sends(*frames: Frame | bytes) -> Iterator[tuple[str, "queue.Queue[Frame]"]]:
+    """An encoder by hand: it sends these to whoever joins, whatever they are; gives what it was answered after that."""
+    answers: queue.Queue[Frame] = queue.Queue()
+
+    def join(requests: Iterator[bytes], _: object) -> Iterator[bytes]:
+        next(requests)
+        for frame in frames:
+            yield frame if isinstance(frame, bytes) else to_bytes(frame)
+        for data in requests:
+            answers.put(from_bytes(data))
+
+    handler: Any = grpc.stream_stream_rpc_method_handler(join)
+    server = grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("glsnet.v1.Exchange", {"Join": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}", answers
+    finally:
+        server.stop(0).wait()
+
+
+GOOD = Indices.of(0, np.array([1, 5, 0, 2]), 3)
+RIGHT = replace(TERMS, stream=1)
+
+
+@pytest.mark.parametrize(("frames", "error", "text"), [
+    ([replace(RIGHT, seed_digest="0" * 16)], TermsError, "seed_digest"),
+    ([replace(RIGHT, stream=0)], TermsError, "stream: expected 1, as asked for, got 0"),
+    ([GOOD], FrameError, "expected terms first"),
+    ([RIGHT, to_bytes(GOOD)[:-3]], FrameError, "whole frame"),
+    ([RIGHT, replace(GOOD, checksum=1)], FrameError, "checksum"),
+    ([RIGHT, replace(GOOD, count=0)], FrameError, "count"),
+    ([RIGHT, Indices.of(0, np.array([1, 7]), 3)], FrameError, "index of round 1: expected 0 to 5"),
+    ([RIGHT, Indices.of(4, np.array([1]), 3)], FrameError, "first_round: expected 0, the next, got 4"),
+    ([RIGHT, End(3)], FrameError, "end: expected it after 0 rounds"),
+])
+def test_a_decoder_refuses_what_breaks_the_protocol_and_stays_up(
+        frames: list[Frame | bytes], error: type[GlsnetError], text: str) -> None:
+    async def conducted(address: str, encoder: str) -> None:
+        order = DecoderOrder(encoder, 1, SideInformation(0.5, 0.0, 0.5))
+        async with conducting(address, "decoder", "s", SEED, TERMS, order) as decoder:
+            await decoder.opened()
+            await decoder.outcomes()
+
+    with service("decoder_service") as decoder, encoder_that_sends(*frames) as (encoder, answers):
+        with pytest.raises(error, match=text):
+            asyncio.run(conducted(decoder.address, encoder))
+        answered = [answers.get(timeout=10)]
+        while not isinstance(answered[-1], Refusal):
+            answered.append(answers.get(timeout=10))
+        assert text.split(":")[0] in answered[-1].reason
+        assert health(decoder.address) == SERVING
+
+
+def test_a_source_file_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
+    bad = tmp_path / "a.txt"
+    bad.write_text("1\nx\n")
+    done = subprocess.run([sys.executable, "-m", "encoder_service", "--source", str(bad)], capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 2
+    assert "line 2" in done.stderr
