@@ -173,22 +173,24 @@ def test_an_encoder_refuses_what_breaks_the_protocol_and_serves_the_others(
         sample_files: tuple[Path, list[Path]], tmp_path: Path) -> None:
     source, sides = sample_files
     encoder = encoder_of(source)
-    first: Frame | bytes
-    second: Frame | bytes
-    for first, code, text in [
+    firsts: list[tuple[Frame | bytes, str, str]] = [
         (b"\x0a\x7f", "DATA_LOSS", "expected a whole frame"),
         (Ack(0), "DATA_LOSS", "expected join first, got Ack"),
         (Join("other", None, Terms()), "FAILED_PRECONDITION", "session: expected one of"),
         (Join(CODEC, 5, Terms()), "FAILED_PRECONDITION", "stream: expected one of 0 to 1, got 5"),
         (Join(CODEC, None, Terms(protocol=2)), "FAILED_PRECONDITION", "the encoder has 1, the decoder expects 2"),
         (Join(CODEC, None, Terms(width=4)), "FAILED_PRECONDITION", "width: the encoder has 3, the decoder expects 4"),
-    ]:
+    ]
+    for first, code, text in firsts:
         peer = Peer(encoder.address)
         peer.send(first)
         status, details = peer.status()
         assert (status.name, text in details) == (code, True), details
-    for second, text in [(Ack(10**6), "next_round from 0 to"), (b"\xff", "whole frame"), (b"", "expected"),
-                         (Refusal("why not"), "why not"), (End(0), "expected ack or refusal")]:
+    seconds: list[tuple[Frame | bytes, str]] = [
+        (Ack(10**6), "next_round from 0 to"), (b"\xff", "whole frame"), (b"", "expected"),
+        (Refusal("why not"), "why not"), (End(0), "expected ack or refusal"),
+    ]
+    for second, text in seconds:
         peer = joined(encoder.address, stream=0)
         peer.send(second)
         status, details = peer.status()

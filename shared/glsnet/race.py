@@ -6,8 +6,8 @@ that distribution, and over several streams at once it is Gumbel-max list sampli
 
 Two base measures mu:
 
-    finite_race   the counting measure on N items, cut into blocks of 256. Arrival n of a block follows arrival n - 1
-                  by -ln(u) / mass and is marked by a uniform item of the block.
+    finite_race   the counting measure on N items, cut into blocks of 256. Arrivals of a block come at rate mass, the
+                  number of its items: arrival n at (-ln u_0 - ... - ln u_n) / mass; each is marked by a uniform item.
     normal_race   the standard normal law x the message values, one block per value. Each block is a public dyadic
                   tree over the quantiles: node 2^d + j covers [j, j + 1) / 2^d and holds the first arrival there after
                   its parent's, 2^d (-ln u) later (A* sampling: Maddison, Tarlow, Minka 2014).
@@ -81,36 +81,40 @@ def finite_race(key: np.uint64, first_round: int, rounds: int, streams: Sequence
     _check_rounds(first_round, rounds)
     if not 1e-150 < largest < 1e150:  # keeps t / weight within the range of a float
         weight, heaviest = weight / largest, heaviest / largest
-    order = np.argsort(-heaviest, kind="stable")  # from the heaviest block on: a race that has a winner always ends
     winners = FiniteWinners(np.empty(rounds, np.int64), np.empty(rounds, np.int64))
-    _finite_race(key, first_round, stream, weight, heaviest, order[heaviest[order] > 0], *winners)
+    _finite_race(key, first_round, stream, weight, heaviest, *winners)
     return winners
 
 
 @kernel
 def _finite_race(key: np.uint64, first_round: int, streams: IntArray, weights: FloatArray, heaviest: FloatArray,
-                 order: IntArray, items_out: IntArray, streams_out: IntArray) -> None:
+                 items_out: IntArray, streams_out: IntArray) -> None:
+    first = np.argmax(heaviest)
     for i in range(items_out.size):
         best, best_item, best_stream = np.inf, -1, -1
-        for block in order:
+        for turn in range(heaviest.size):
+            # The heaviest block first: it has a winner, and most other blocks then cannot beat it.
+            block = first if turn == 0 else (turn - 1 if turn <= first else turn)
+            if heaviest[block] == 0.0:
+                continue
             start = block * BLOCK_ITEMS
             mass = float(min(BLOCK_ITEMS, weights.size - start))
-            bound = heaviest[block]
+            limit = heaviest[block] * mass * (1.0 + 1e-9)  # a time later than best * limit cannot win: t / f > best
             for s in streams:
-                t = 0.0
+                t = 0.0  # times the mass: the unit in which arrivals come at rate 1
                 n = 0
                 while True:
                     word01, word23 = philox(key, n, block, s, first_round + i)
                     u = uniform(word01)
                     # -ln u >= 1 - u: most blocks are left at their first arrival without a logarithm.
-                    if t + (1.0 - u) / mass * (1.0 - 1e-9) > best * bound:
+                    if t + (1.0 - u) > best * limit:
                         break
-                    t -= log(u) / mass
-                    if t / bound > best:
+                    t -= log(u)
+                    if t > best * limit:
                         break
                     item = start + int(uniform(word23) * mass)
                     if weights[item] > 0.0:
-                        score = t / weights[item]
+                        score = t / mass / weights[item]
                         if score < best or (score == best and item < best_item):
                             best, best_item, best_stream = score, item, s
                     n += 1
