@@ -89,7 +89,7 @@ def finite_race(key: np.uint64, first_round: int, rounds: int, streams: Sequence
 @kernel
 def _finite_race(key: np.uint64, first_round: int, streams: IntArray, weights: FloatArray, heaviest: FloatArray,
                  items_out: IntArray, streams_out: IntArray) -> None:
-    first = np.argmax(heaviest)
+    first = int(np.argmax(heaviest))
     for i in range(items_out.size):
         best, best_item, best_stream = np.inf, -1, -1
         for turn in range(heaviest.size):

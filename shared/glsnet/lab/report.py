@@ -4,7 +4,6 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, Group
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -24,16 +23,16 @@ def headline(result: dict[str, Any]) -> str:
 
 def _quality(result: dict[str, Any]) -> Table:
     table = Table(title=headline(result), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "measured", "standard error", "beside it"):
+    for name in ("", "measured", "std. error", "beside it"):
         table.add_column(name, justify="left" if name in ("", "beside it") else "right")
     table.add_row("samples", f"{result['samples']:,}", "", f"{result['samples_per_second']:,.0f} samples/s")
     table.add_row("match rate", f"{result['match_rate']:.4f}", f"{result['match_rate_error']:.4f}",
-                  f"coding bound: at least {result['match_bound']:.4f}")
+                  f"coding bound at least {result['match_bound']:.3f}")
     relative = result["mse_error"] / result["mse"] if result["mse"] else 0.0
     table.add_row("distortion, MSE (dB)", f"{result['mse_db']:.2f}", f"{4.343 * relative:.2f}",
-                  f"side information alone: {result['side_information_mse_db']:.2f}")
+                  f"side information alone {result['side_information_mse_db']:.2f}")
     table.add_row("distortion, mean dB", f"{result['mean_db']:.2f}", f"{result['mean_db_error']:.2f}",
-                  f"side information alone: {result['side_information_mean_db']:.2f}")
+                  f"side information alone {result['side_information_mean_db']:.2f}")
     return table
 
 
@@ -74,8 +73,3 @@ def _notes(result: dict[str, Any]) -> str:
             f"{result['uplink_bits_per_sample']['stream']:.4f} bits per sample up."
         )
     return "\n".join(lines)
-
-
-def panel(text: str) -> Panel:
-    """A message that stands apart."""
-    return Panel(text, box=box.ROUNDED, expand=False)
