@@ -86,7 +86,7 @@ def _run(settings: GaussianRun, nature: Nature, parties: Parties | None, sink: C
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=nature.samples, state="starting")
+        task = bar.add_task(what, total=nature.samples, state="starting (the first run compiles)")
 
         def progress(tally: Tally) -> None:
             bar.update(task, completed=tally.samples, state=f"match rate {tally.match.value:.4f}")

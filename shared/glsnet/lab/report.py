@@ -53,7 +53,8 @@ def _wire(result: dict[str, Any]) -> Table:
         if bits is None:
             table.add_row(layer, "-", "", f"{meaning}: not on this transport or system")
         else:
-            over = f"{100 * (bits / layers['packed'] - 1):+.2f} %" if layers["packed"] else ""
+            above = layer not in ("information", "packed") and layers["packed"]
+            over = f"{100 * (bits / layers['packed'] - 1):+.2f} %" if above else ""
             table.add_row(layer, f"{bits:.4f}", over, meaning)
     return table
 
