@@ -1,7 +1,6 @@
 """Real services and the real command line, as processes of the test."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -84,5 +83,4 @@ def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come to hold"
-        os.sched_yield()
         time.sleep(0.01)

@@ -39,6 +39,9 @@ def test_the_layers_of_bits_add_up() -> None:
     frames = [frame] * (samples // frame) + [samples % frame]
     bits = result["bits_per_sample"]
     assert bits["information"] == 3.0
+    for layer in ("packed", "protobuf", "stream"):
+        of_each = [each[layer] for each in result["bits_per_sample_of_each_decoder"]]
+        assert bits[layer] == pytest.approx(np.mean(of_each))
     packed = sum(math.ceil(3 * count / 8) for count in frames)
     assert bits["packed"] * samples == pytest.approx(8 * packed)
     stream, protobuf = (bits[layer] * samples / 8 for layer in ("stream", "protobuf"))

@@ -1,5 +1,6 @@
 """The bytes of frames: pinned, there and back, and refused when they are not whole."""
 
+import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +53,13 @@ def test_a_damaged_frame_is_refused_by_its_checksum(damaged: Indices) -> None:
 def test_an_index_that_is_no_message_is_refused() -> None:
     with pytest.raises(FrameError, match=r"index of round 301: expected 0 to 5 \(l_max 6\), got 7"):
         INDICES.messages(3, 6)
+
+
+def test_a_count_that_does_not_fit_the_bytes_is_refused() -> None:
+    header = (300).to_bytes(8, "little") + (9).to_bytes(4, "little")
+    wrong = Indices(300, 9, INDICES.packed, zlib.crc32(header + INDICES.packed))  # as a faulty encoder would send it
+    with pytest.raises(FrameError, match="expected 4 bytes for 9 values of 3 bits, got 2"):
+        wrong.messages(3, 8)
 
 
 @pytest.mark.parametrize("name", ["protocol", "seed_digest", "scheme", "decoders", "l_max", "width", "mean",

@@ -214,13 +214,15 @@ def test_a_decoder_that_is_lost_stalls_nobody(sample_files: tuple[Path, list[Pat
 
 
 @contextmanager
-def encoder_that_sends(*frames: Frame | bytes) -> Iterator[tuple[str, "queue.Queue[Frame]"]]:
-    """An encoder by hand: it sends these to whoever joins, whatever they are; gives what it was answered after that."""
+def encoder_that_sends(*frames: Frame | bytes | None) -> Iterator[tuple[str, "queue.Queue[Frame]"]]:
+    """An encoder by hand: it sends these to whoever joins, whatever they are; gives what it was answered then."""
     answers: queue.Queue[Frame] = queue.Queue()
 
     def join(requests: Iterator[bytes], _: object) -> Iterator[bytes]:
         next(requests)
         for frame in frames:
+            if frame is None:  # the stream ends here
+                return
             yield frame if isinstance(frame, bytes) else to_bytes(frame)
         for data in requests:
             answers.put(from_bytes(data))
@@ -267,6 +269,15 @@ def test_a_decoder_refuses_what_breaks_the_protocol_and_stays_up(
             answered.append(answers.get(timeout=10))
         assert text.split(":")[0] in answered[-1].reason
         assert health(decoder.address) == SERVING
+
+
+def test_a_stream_that_stops_without_end_leaves_no_file(sample_files: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    _, sides = sample_files
+    with encoder_that_sends(replace(RIGHT, stream=0), GOOD, None) as (encoder, _answers):
+        code, log = decoder_of(encoder, sides[0], tmp_path / "out.csv").ended()
+    assert code == 1
+    assert "ended the stream after 4 rounds, expected End first" in log
+    assert [path.name for path in tmp_path.glob("*out*")] == []
 
 
 def test_a_source_file_that_is_none_is_a_clear_error(tmp_path: Path) -> None:

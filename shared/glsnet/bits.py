@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from glsnet.errors import FrameError
 
-MAX_WIDTH = 32
-
 
 def width_of(size: int) -> int:
     """The bits that tell `size` values (at least 1) apart: ceil(log2 size), and 0 for a single value."""

@@ -101,7 +101,8 @@ async def run(settings: GaussianRun, nature: Nature, parties: Parties | None, pr
                 case Ended():
                     ended = item
     assert ended is not None
-    return tally.result(settings) | {"samples_per_second": tally.samples / seconds} | _bits(settings, tally, ended)
+    speed = {"samples_per_second": tally.samples / seconds}
+    return tally.result(settings) | speed | _bits(tally, ended, settings.l_max)
 
 
 async def _direct(settings: GaussianRun, nature: Nature) -> AsyncGenerator[Drawn | Ended | None]:
@@ -202,28 +203,27 @@ def _compile_once(settings: GaussianRun, nature: Nature) -> None:
     _encoder_session(settings, nature, seed).encode(np.array([nature.source.mean]))
 
 
-def _bits(settings: GaussianRun, tally: Tally, ended: Ended) -> dict[str, Any]:
-    """Bits per sample at every layer: warm, towards one decoder on average; and set-up and the way back apart."""
-    decoders = len(ended.metered)
+def _bits(tally: Tally, ended: Ended, l_max: int) -> dict[str, Any]:
+    """Bits per sample at every layer, towards each decoder, warm; and the way back and the set-up apart."""
 
     def per_sample(traffic: Sequence[Traffic]) -> dict[str, float | None]:
+        """The mean over the decoders given."""
+        scale = 8 / (tally.samples * len(traffic))
         ip = [each.ip for each in traffic if each.ip is not None]
-        scale = 8 / (tally.samples * decoders)
         return {
             "packed": scale * sum(each.packed for each in traffic),
             "protobuf": scale * sum(each.protobuf for each in traffic),
             "stream": scale * sum(each.stream for each in traffic) if ended.on_network else None,
-            "ip": scale * sum(ip) if len(ip) == decoders else None,
+            "ip": scale * sum(ip) if len(ip) == len(traffic) else None,
         }
 
+    down = [each.rounds_down for each in ended.metered]
+    setups = {"down": [each.setup_down.stream for each in ended.metered],
+              "up": [each.setup_up.stream for each in ended.metered]}
     return {
-        "bits_per_sample": {"information": math.log2(settings.l_max)} | per_sample(
-            [each.rounds_down for each in ended.metered]
-        ),
+        "bits_per_sample": {"information": math.log2(l_max)} | per_sample(down),
+        "bits_per_sample_of_each_decoder": [per_sample([each]) for each in down],
         "uplink_bits_per_sample": per_sample([each.rounds_up for each in ended.metered]),
-        "setup_bytes": {
-            "down": [each.setup_down.stream for each in ended.metered] if ended.on_network else None,
-            "up": [each.setup_up.stream for each in ended.metered] if ended.on_network else None,
-        },
+        "setup_bytes": setups if ended.on_network else {"down": None, "up": None},
         "indices_digest": ended.digest.hex(),
     }

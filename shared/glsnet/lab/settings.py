@@ -21,7 +21,7 @@ class GaussianRun(BaseModel):
     sigma2: float = Field(
         0.001, ge=1e-12, le=1e6, description="variance of the codeword given the sample, as a share of the source's"
     )
-    samples: int = Field(50_000, ge=1, le=2**32, description="how many samples; of a file, the first so many")
+    samples: int = Field(50_000, ge=2, le=2**32, description="how many samples; of a file, the first so many")
     seed: int = Field(1, description="the seed that all parties share; samples are drawn from it, too")
     transport: Literal["grpc", "direct"] = Field("grpc", description="grpc, or direct: in one process, no network")
     frame: int = Field(4096, ge=1, le=MAX_COUNT, description="samples in one frame")

@@ -24,6 +24,7 @@ METHOD = "/glsnet.v1.Exchange/Join"
 CODEC = "codec"  # the session of parties that run without a lab
 WINDOW_FRAMES = 2 * ACK_FRAMES  # that a decoder may be behind with its Ack
 JOIN_SECONDS = 10.0
+REFUSE_SECONDS = 2.0
 
 
 class Broadcast:
@@ -127,6 +128,7 @@ async def run_encoder(broadcast: Broadcast, samples: AsyncIterable[FloatArray],
         TransportError: every decoder was lost.
     """
     session = broadcast.session
+    log.info("session %s: waiting for %d decoders", session.session, session.decoders)
     await broadcast.until(lambda: session.complete)
     log.info("session %s: all %d decoders agreed: %s", session.session, session.decoders, session.terms)
     async for a in samples:
@@ -176,11 +178,12 @@ async def run_decoder(session: DecoderSession, encoder: str, agreed: Callable[[]
 
     Raises:
         TermsError, FrameError: the encoder, or its frames, are not what this session expects.
-        TransportError: the encoder cannot be reached, or was lost.
+        TransportError: the encoder cannot be reached, was lost, or gave up.
         CallerError: the side information is too short, or not finite.
     """
     peer = f"encoder {encoder}"
     packed = frames = acks = 0
+    ended = False
     async with Meter(encoder) as meter, rpc.dial(meter.address, METHOD, peer) as call:
         joined = to_bytes(session.join())
         await rpc.send(call, peer, joined)
@@ -206,7 +209,7 @@ async def run_decoder(session: DecoderSession, encoder: str, agreed: Callable[[]
                         packed += len(frame.packed)
                         await report(outcomes)
                     case End() as end:
-                        answer = session.end(end)
+                        answer, ended = session.end(end), True
                     case other:
                         raise FrameError(f"frame: expected indices or end, got {type(other).__name__}")
                 frames += len(data)
@@ -215,6 +218,8 @@ async def run_decoder(session: DecoderSession, encoder: str, agreed: Callable[[]
                     ack = to_bytes(answer)
                     await rpc.send(call, peer, ack)
                     acks += len(ack)
+            if not ended:
+                raise TransportError(f"{peer}: ended the stream after {session.next_round} rounds, expected End first")
         except GlsnetError as error:
             log.warning("session %s: leaving %s: %s", session.session, peer, error)
             await _refuse(call, str(error))
@@ -239,4 +244,4 @@ async def _refuse(call: rpc.Call, reason: str) -> None:
     with suppress(grpc.RpcError, asyncio.InvalidStateError, TimeoutError):
         await call.write(to_bytes(Refusal(reason)))
         await call.done_writing()
-        await asyncio.wait_for(call.code(), rpc.STOP_SECONDS)
+        await asyncio.wait_for(call.code(), REFUSE_SECONDS)

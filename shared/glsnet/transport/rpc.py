@@ -13,7 +13,6 @@ from glsnet.errors import CallerError, FrameError, GlsnetError, TermsError, Tran
 log = logging.getLogger("glsnet")
 
 CONNECT_SECONDS = 30.0
-STOP_SECONDS = 2.0
 # No bandwidth probes: their PINGs come at random and would blur the count of bytes. One connection per channel.
 OPTIONS = [
     ("grpc.http2.bdp_probe", 0),
