@@ -29,7 +29,8 @@ def test_the_bytes_of_indices_are_pinned() -> None:
     assert to_bytes(Ack(300)).hex() == "2a0308ac02"
 
 
-@pytest.mark.parametrize("data", [b"", b"\x1a", to_bytes(INDICES)[:-1], b"\xff" * 20, b"\x7a\x00"])
+@pytest.mark.parametrize("data", [b"", b"\x1a", to_bytes(INDICES)[:-1], b"\xff" * 20, b"\x7a\x00",
+                                  to_bytes(Refusal("x" * 4096))])
 def test_bytes_that_are_no_frame_are_refused(data: bytes) -> None:
     with pytest.raises(FrameError, match="frame: expected"):
         from_bytes(data)

@@ -176,7 +176,7 @@ def test_an_encoder_refuses_what_breaks_the_protocol_and_serves_the_others(
     firsts: list[tuple[Frame | bytes, str, str]] = [
         (b"\x0a\x7f", "DATA_LOSS", "expected a whole frame"),
         (Ack(0), "DATA_LOSS", "expected join first, got Ack"),
-        (Join("other", None, Terms()), "FAILED_PRECONDITION", "session: expected one of"),
+        (Join("other", None, Terms()), "FAILED_PRECONDITION", "session: expected one that is open"),
         (Join(CODEC, 5, Terms()), "FAILED_PRECONDITION", "stream: expected one of 0 to 1, got 5"),
         (Join(CODEC, None, Terms(protocol=2)), "FAILED_PRECONDITION", "the encoder has 1, the decoder expects 2"),
         (Join(CODEC, None, Terms(width=4)), "FAILED_PRECONDITION", "width: the encoder has 3, the decoder expects 4"),

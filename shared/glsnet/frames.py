@@ -13,6 +13,7 @@ from glsnet.v1 import exchange_pb2 as pb
 
 PROTOCOL = 1
 MAX_COUNT = 1 << 16  # rounds in one frame
+MAX_OTHER_BYTES = 4096  # of any frame but Indices: its text may come back in an error
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,10 @@ def from_bytes(data: bytes) -> Frame:
         message.ParseFromString(data)
     except DecodeError as error:
         raise FrameError(f"frame: expected a whole frame, got {len(data)} bytes that end or break off early") from error
-    match message.WhichOneof("frame"):
+    kind = message.WhichOneof("frame")
+    if kind != "indices" and len(data) > MAX_OTHER_BYTES:
+        raise FrameError(f"frame: expected at most {MAX_OTHER_BYTES} bytes for {kind}, got {len(data)}")
+    match kind:
         case "join":
             join = message.join
             stream = join.stream if join.HasField("stream") else None

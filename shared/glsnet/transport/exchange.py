@@ -47,10 +47,10 @@ class Broadcast:
         log.info("session %s: stream %d joined from %s", self.session.session, stream, context.peer())
         outgoing: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._outgoing[stream] = outgoing
-        await context.write(to_bytes(terms))
         reader = asyncio.create_task(self._read(context, stream))
         reader.add_done_callback(lambda _: outgoing.put_nowait(None))
         try:
+            await context.write(to_bytes(terms))
             while (data := await outgoing.get()) is not None:
                 await context.write(data)
             if reader.done():
@@ -72,7 +72,7 @@ class Broadcast:
                     self.session.acknowledge(stream, ack)
                     self._changed.set()
                 case Refusal(reason):
-                    raise FrameError(f"refused by the decoder: {reason}")
+                    raise FrameError(f"refused by the decoder: {reason!r}")
                 case other:
                     raise FrameError(f"frame: expected ack or refusal after join, got {type(other).__name__}")
         raise FrameError("stream: expected the decoder to stay until the encoder ends it, it closed its side")
@@ -109,7 +109,7 @@ async def serve_join(context: rpc.Context, broadcasts: dict[str, Broadcast]) -> 
     if not isinstance(join, Join):
         raise FrameError(f"frame: expected join first, got {type(join).__name__}")
     if join.session not in broadcasts:
-        raise TermsError(f"session: expected one of {sorted(broadcasts)}, the encoder's, got {join.session!r}")
+        raise TermsError(f"session: expected one that is open at this encoder, got {join.session!r}")
     try:
         await broadcasts[join.session].serve(context, join)
     except TermsError as error:
@@ -242,6 +242,6 @@ async def nothing(*_: object) -> None:
 async def _refuse(call: rpc.Call, reason: str) -> None:
     """Tell the encoder why, if it still listens, and let it end the stream."""
     with suppress(grpc.RpcError, asyncio.InvalidStateError, TimeoutError):
-        await call.write(to_bytes(Refusal(reason)))
+        await call.write(to_bytes(Refusal(reason[:1000])))
         await call.done_writing()
         await asyncio.wait_for(call.code(), REFUSE_SECONDS)
