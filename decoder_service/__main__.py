@@ -14,7 +14,7 @@ from glsnet.race import FloatArray
 from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import noisy_observation
 from glsnet.sources.samples import read_column, write_atomically
-from glsnet.transport import control, exchange, service
+from glsnet.transport import control, exchange, rpc, service
 
 
 def main(
@@ -45,13 +45,15 @@ def main(
     joins the encoder, writes the reconstructions and ends. The side information never leaves this process.
     """
     job = None
-    if side_information is not None:
+    try:
+        if encoder is not None:
+            rpc.check_address(encoder)
+        t = None if side_information is None else read_column(side_information)
+    except CallerError as error:
+        raise typer.BadParameter(str(error)) from error
+    if t is not None:
         if encoder is None or output is None:
             raise typer.BadParameter("--side-information: expected --encoder and --output with it; give both")
-        try:
-            t = read_column(side_information)
-        except CallerError as error:
-            raise typer.BadParameter(str(error)) from error
         expected = Terms(decoders=decoders, l_max=l_max, sigma2=sigma2, scheme=scheme, mean=mean, variance=variance)
         session = DecoderSession(
             exchange.CODEC, partial(noisy_observation, noise_variance=noise_variance), seed_from_integer(seed),

@@ -280,6 +280,24 @@ def test_a_stream_that_stops_without_end_leaves_no_file(sample_files: tuple[Path
     assert [path.name for path in tmp_path.glob("*out*")] == []
 
 
+@pytest.mark.parametrize("options", [
+    ("--encoder", "nowhere"), ("--encoder", "h:99999"), ("--side-information", "/nowhere"),
+])
+def test_options_that_cannot_be_used_are_clear_errors(options: tuple[str, ...]) -> None:
+    done = subprocess.run([sys.executable, "-m", "decoder_service", *options], capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "expected" in done.stderr
+
+
+def test_an_address_that_cannot_be_listened_on_is_a_clear_error() -> None:
+    with service("encoder_service") as taken:
+        done = subprocess.run([sys.executable, "-m", "encoder_service", "--listen", taken.address],
+                              capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "cannot be listened on" in done.stderr
+
+
 def test_a_source_file_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
     bad = tmp_path / "a.txt"
     bad.write_text("1\nx\n")

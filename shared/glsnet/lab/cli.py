@@ -22,6 +22,7 @@ from glsnet.lab.runner import Drawn, Parties
 from glsnet.lab.settings import GaussianRun
 from glsnet.lab.tally import Tally
 from glsnet.sources.samples import write_atomically
+from glsnet.transport.rpc import check_address
 
 _SETTINGS = "\n\n".join(
     f"{name} = {'' if field.default is None else field.default}: {field.description}"
@@ -110,9 +111,7 @@ def _parties(settings: GaussianRun, nature: Nature, encoder: str | None, decoder
             f"got {'none' if encoder is None else 'one'} and {len(decoders)}; name them all, or none to start them here"
         )
     for address in (encoder, *decoders):
-        host, colon, port = address.rpartition(":")
-        if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
-            raise CallerError(f"address: expected HOST:PORT, got {address!r}")
+        check_address(address)
     return Parties(encoder, decoders)
 
 

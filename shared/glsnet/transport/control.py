@@ -90,7 +90,7 @@ async def conduct_decoder(context: rpc.Context, encoder: str | None) -> None:
     """
     order = await _opening(context)
     side = SideInformation(order.decoder.slope, order.decoder.intercept, order.decoder.residual)
-    address = encoder or order.decoder.encoder
+    address = rpc.check_address(encoder or order.decoder.encoder)
     session = DecoderSession(
         order.session, lambda _: side, order.seed, terms_from_proto(order.terms), order.decoder.stream
     )

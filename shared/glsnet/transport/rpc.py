@@ -34,6 +34,14 @@ Call = grpc.aio.StreamStreamCall[bytes, bytes]
 Handler = Callable[[Context], Awaitable[None]]
 
 
+def check_address(address: str) -> str:
+    """The address; raises CallerError if it is not HOST:PORT with a port to dial."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise CallerError(f"address: expected HOST:PORT, got {address!r}")
+    return address
+
+
 @asynccontextmanager
 async def dial(address: str, method: str, peer: str) -> AsyncIterator[Call]:
     """Open a bidirectional stream of raw messages; on leaving, whatever is left of it is cancelled.

@@ -1,0 +1,71 @@
+"""What reaches a decoder, byte by byte: its own T and the frames; never A, never another decoder's T."""
+
+import socket
+import socketserver
+import struct
+import threading
+from pathlib import Path
+
+import numpy as np
+from processes import result_of, service
+
+
+class Recorder(socketserver.ThreadingTCPServer):
+    """A TCP proxy to `target` that keeps what passes: `up` to the target, `down` from it."""
+
+    daemon_threads = True
+
+    def __init__(self, target: str) -> None:
+        super().__init__(("127.0.0.1", 0), Relay)
+        self.target = target
+        self.up, self.down = bytearray(), bytearray()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.socket.getsockname()[1]}"
+
+
+class Relay(socketserver.BaseRequestHandler):
+    server: Recorder
+
+    def handle(self) -> None:
+        host, _, port = self.server.target.rpartition(":")
+        far = socket.create_connection((host, int(port)))
+        back = threading.Thread(target=self.pump, args=(far, self.request, self.server.down), daemon=True)
+        back.start()
+        self.pump(self.request, far, self.server.up)
+        back.join()
+
+    def pump(self, source: socket.socket, sink: socket.socket, record: bytearray) -> None:
+        while data := source.recv(65536):
+            record += data
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+def seen(numbers: np.ndarray, data: bytes) -> int:
+    """How many of the numbers occur in the data, as float64 of either byte order or float32."""
+    return sum(any(struct.pack(kind, x) in data for kind in ("<d", ">d", "<f")) for x in numbers)
+
+
+def test_neither_a_nor_another_decoders_t_ever_reaches_a_decoder(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    a = rng.standard_normal(400)
+    t = a[:, None] + rng.standard_normal((400, 2))
+    path = tmp_path / "in.csv"
+    rows = "\n".join(",".join(map(repr, map(float, row))) for row in np.column_stack((a, t)))
+    path.write_text("a,t1,t2\n" + rows + "\n")
+    with service("encoder_service") as encoder, Recorder(encoder.address) as data_plane, \
+            service("decoder_service", "--encoder", data_plane.address) as first, \
+            service("decoder_service") as second, Recorder(first.address) as control_plane:
+        result_of("--samples", str(path), "--set", "frame=100", "--encoder", encoder.address,
+                  "--decoder", control_plane.address, "--decoder", second.address)
+        reached = bytes(control_plane.up + data_plane.down)
+        data_plane.shutdown()
+        control_plane.shutdown()
+    assert seen(t[:, 0], reached) > 390  # the recorder does see numbers: a few are cut by an HTTP/2 frame's edge
+    assert seen(a, reached) == 0
+    assert seen(t[:, 1], reached) == 0
+    # And what it says to the encoder holds none either, not even its own T.
+    assert seen(np.concatenate((a, t.ravel())), bytes(data_plane.up)) == 0
