@@ -88,4 +88,4 @@ async def _decode(session: DecoderSession, encoder: str, t: FloatArray, output: 
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    service.command(main)

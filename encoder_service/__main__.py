@@ -73,4 +73,4 @@ async def _frames(a: FloatArray, frame: int) -> AsyncIterator[FloatArray]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    service.command(main)

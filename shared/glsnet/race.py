@@ -177,7 +177,7 @@ def _normal_race(key: np.uint64, first_round: int, streams: IntArray, first_bloc
         best, best_time, node, mark = np.inf, np.inf, 1, 0.0
         # The earliest trees first: once these have set a low score, most of the others need not be entered.
         since, until = 0.0, 1.0 / trees
-        while since < best_time:
+        while since < min(best_time, 1.0):
             for tree in range(trees):
                 if since <= earliest[tree] < until and earliest[tree] < best_time:
                     stream, block = streams[tree // blocks], first_block[i] + tree % blocks

@@ -24,14 +24,14 @@ from glsnet.lab.tally import Tally
 from glsnet.sources.samples import write_atomically
 from glsnet.transport.rpc import check_address
 
-_SETTINGS = "\n\n".join(
-    f"{name} = {'' if field.default is None else field.default}: {field.description}"
+_SETTINGS = "\n".join(
+    f"- **{name}**{'' if field.default is None else f' = {field.default}'}: {field.description}"
     for name, field in GaussianRun.model_fields.items()
 )
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Coupling without communication, over a real network.")
-run_app = typer.Typer(no_args_is_help=True, help="Run one experiment.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", add_completion=False,
+                  pretty_exceptions_enable=False, help="Coupling without communication, over a real network.")
+run_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Run one experiment.")
 app.add_typer(run_app, name="run")
 
 
@@ -55,13 +55,9 @@ def gaussian(
     An encoder and K decoders, each a process, exchange bit-packed indices over gRPC. Prints how often one of the
     decoders matched the encoder, the distortion, and the bits that crossed the wire, layer by layer.
 
-    Examples:
-
-        glsnet run gaussian
-
-        glsnet run gaussian --set decoders=2 --set l_max=16 --set sigma2=0.002 --json
-
-        glsnet run gaussian --samples mine.csv --output reconstructed.csv
+    - `glsnet run gaussian`
+    - `glsnet run gaussian --set decoders=2 --set l_max=16 --set sigma2=0.002 --json`
+    - `glsnet run gaussian --samples mine.csv --output reconstructed.csv`
     """
     settings = GaussianRun.parsed(assignments or [])
     nature = natures.synthetic(settings) if samples is None else natures.from_file(samples, settings)

@@ -24,6 +24,13 @@ UntilStdinCloses = Annotated[bool, typer.Option("--until-stdin-closes", help="St
                                                 "lab does for the parties that it starts.")]
 
 
+def command(main: Callable[..., None]) -> None:
+    """Run a service's `main` with the options of the command line; no traceback would show its seed."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+    app.command()(main)
+    app()
+
+
 def run(name: str, listen: str, methods: Mapping[str, Handler], job: Job | None, until_stdin_closes: bool) -> None:
     """Serve until SIGTERM, SIGINT or the job's end, and exit: 0, or after an error 2 (the caller's) or 1."""
     logging.basicConfig(
