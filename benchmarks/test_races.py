@@ -79,7 +79,7 @@ def test_y_over_a_vocabulary() -> None:
         def race(q: FloatArray = q) -> int:
             nonlocal round_
             round_ += 1
-            return int(draw_y(KEY, round_, 1, q, streams)[0])
+            return int(draw_y(KEY, round_, 1, q, range(streams))[0])
 
         fast = seconds(race, 300)
         print(f"\nY over V=151,936, K=8, {name} q: race {fast * 1e3:.3f} ms")

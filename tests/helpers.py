@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 def assert_proportion(successes: int, n: int, p: float, z: float = 5.0) -> None:
     """Assert that `successes` out of `n` independent trials agree with the success probability `p`."""
-    assert abs(successes / n - p) <= z * _deviation(p, n), (
+    assert abs(successes / n - p) <= z * _deviation(p, n) + 1e-12, (
         f"{successes} of {n} is {successes / n:.6f}, expected {p:.6f}"
     )
 

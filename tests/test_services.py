@@ -221,7 +221,8 @@ def encoder_that_sends(*frames: Frame | bytes | None) -> Iterator[tuple[str, "qu
     def join(requests: Iterator[bytes], _: object) -> Iterator[bytes]:
         next(requests)
         for frame in frames:
-            if frame is None:  # the stream ends here
+            if frame is None:  # the stream ends here, once the first Ack has come
+                next(requests)
                 return
             yield frame if isinstance(frame, bytes) else to_bytes(frame)
         for data in requests:

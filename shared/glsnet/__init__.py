@@ -8,7 +8,7 @@ The parts, in the order in which data meets them:
     sources       samples and side information: what a party knows, as weights over codewords, and reconstructions
     randomness    shared randomness: a pure function of key and counter, the same to the bit on every machine
     race          the one primitive: which arrival of a shared Poisson process a party takes
-    coupling      each party's half over a finite alphabet
+    coupling      each party's half of every coupling over a finite alphabet, with and without messages
     bounds        what theory promises
     bits, frames  indices to bits, frames to bytes
     compression   the encoder's and the decoder's session: frames in, frames out, no I/O

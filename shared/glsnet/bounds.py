@@ -1,8 +1,16 @@
-"""Lower bounds on the probability that Gumbel-max list sampling matches, to hold measurements against.
+"""What theory promises of each coupling, to hold measurements against: exact values, lower bounds, upper bounds.
 
-The encoder draws Y ~ q, and each of K decoders draws X_k ~ p, from K shared races: with S[k, i] independent Exp(1),
-Y = argmin_i min_k S[k, i] / q_i and X_k = argmin_i S[k, i] / p_i. They match when Y is in the list {X_1, ..., X_K}.
-The theorems are those of Rowan, Phan and Khisti on list-level distribution coupling.
+Alice draws a ~ p and Bob b ~ q; or K decoders draw X_1, ..., X_K, each from p, and the encoder Y ~ q, and they match
+when Y is in the list. The theorems on one sample are those of Daliri, Musco and Suresh (DMS); those on lists are those
+of Rowan, Phan and Khisti (RPK), where, with S[k, i] independent Exp(1), Y = argmin_i min_k S[k, i] / q_i and
+X_k = argmin_i S[k, i] / p_i.
+
+    one sample, nothing sent   gumbel_match, minhash_match: exact; worst_case and worst_case_family
+    one sample, any message    optimal_match: exact, 1 - total_variation
+    lists, nothing sent        list_matching_lemma, strong_list_matching, conditional_list_matching,
+                               side_information_matching
+    lists, p and q known       optimal_list_match: no scheme does better; specinfer_match, kseq_match: exact
+    compression                coding_bound
 """
 
 import math
@@ -18,6 +26,62 @@ FloatArray = NDArray[np.float64]
 SUM_TOLERANCE = 1e-6
 _AXIS = np.linspace(-9.0, 9.0, 145)  # step 1/8: the trapezoid rule is then good to 1e-8 (see coding_bound)
 _WEIGHT = np.exp(-0.5 * _AXIS**2) / np.exp(-0.5 * _AXIS**2).sum()
+
+
+def gumbel_match(p: ArrayLike, q: ArrayLike) -> float:
+    """Pr[a = b] of Gumbel coupling, exactly (DMS, Theorem 3 and its proof).
+
+        sum_j 1 / sum_i max(p_i / p_j, q_i / q_j)    over the j with p_j > 0 and q_j > 0
+
+    It is never below `minhash_match`. p, q: shape [N]; raises CallerError if either is no probability vector.
+    """
+    return list_matching_lemma(p, q, 1)
+
+
+def minhash_match(p: ArrayLike, q: ArrayLike) -> float:
+    """Pr[a = b] of weighted MinHash, exactly (DMS, Claim 5), with D the total variation distance.
+
+        (1 - D + sum_i |p_i - q_i| min(p_i, q_i)) / (1 + D)
+
+    p, q: shape [N]; raises CallerError if either is no probability vector.
+    """
+    p, q = _distributions(p, q)
+    distance = 0.5 * np.abs(p - q).sum()
+    return float((1 - distance + (np.abs(p - q) * np.minimum(p, q)).sum()) / (1 + distance))
+
+
+def optimal_match(p: ArrayLike, q: ArrayLike) -> float:
+    """1 - D, the largest Pr[a = b] of any coupling: reached by Protocols 1 and 4 (DMS, Claim 7).
+
+    p, q: shape [N]; raises CallerError if either is no probability vector.
+    """
+    return 1.0 - total_variation(p, q)
+
+
+def worst_case(distance: float) -> float:
+    """(1 - D) / (1 + D): what no scheme without messages beats for every pair at distance D (DMS, Theorem 2).
+
+    Every pair does at least as well with weighted MinHash or Gumbel coupling (DMS, Fact 1).
+
+    Raises:
+        CallerError: the distance is outside [0, 1].
+    """
+    if not 0 <= distance <= 1:
+        raise CallerError(f"distance: expected a total variation distance from 0 to 1, got {distance!r}")
+    return (1 - distance) / (1 + distance)
+
+
+def worst_case_family(d: int) -> FloatArray:
+    """The d + 1 distributions, shape [d + 1, d + 1], any two of them 1 / d apart, that attain `worst_case`.
+
+    Row i is uniform over all items but i (DMS, proof of Theorem 2): whatever a scheme does, the mean of Pr[a = b] over
+    the pairs of rows is at most worst_case(1 / d).
+
+    Raises:
+        CallerError: d is below 1.
+    """
+    _check_count("d", d)
+    return np.asarray((1 - np.eye(d + 1)) / d)
 
 
 def list_matching_lemma(p: ArrayLike, q: ArrayLike, k: int) -> float:
@@ -72,6 +136,107 @@ def conditional_list_matching(p: ArrayLike, q: ArrayLike, k: int) -> FloatArray:
     p, q = _distributions(p, q)
     _check_count("k", k)
     return np.divide(k * p, k * p + q, out=np.zeros_like(p), where=p > 0)
+
+
+def strong_list_matching(p: ArrayLike, q: ArrayLike, k: int, alive: int) -> float:
+    """Strongly invariant GLS: a lower bound on Pr[Y in {X_j: j alive}] when Y races over all K streams (RPK).
+
+        Pr >= sum_j J / sum_i [ max(q_i / q_j, p_i / p_j) + (K - 1) q_i / q_j ]    with J of K streams alive
+
+    p, q: shape [N], as for `list_matching_lemma`, whose value this is for J = K.
+
+    Raises:
+        CallerError: as there, or `alive` is not from 0 to k.
+    """
+    if not 0 <= alive <= k:
+        raise CallerError(f"alive: expected 0 to {k} streams (k), got {alive!r}")
+    return alive / k * list_matching_lemma(p, q, k)
+
+
+def side_information_matching(p: ArrayLike, q: ArrayLike) -> FloatArray:
+    """Conditional lemma: for each j, a lower bound on Pr[Y in list | Y = j], decoders with a p_k of their own (RPK).
+
+        Pr >= sum_k 1 / (K + q_j / p_{k j})
+
+    Args:
+        p: shape [K, N], row k the probabilities of decoder k given its side information.
+        q: shape [N], the encoder's probabilities given the source.
+
+    Returns:
+        shape [N]; for equal rows the same as `conditional_list_matching`.
+
+    Raises:
+        CallerError: p is not of shape [K, N], or a row or q is no probability vector.
+    """
+    rows = np.asarray(p, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[0] == 0:
+        raise CallerError(f"p: expected shape [K, N], a row for each decoder, got shape {list(rows.shape)}")
+    pairs = [_distributions(row, q) for row in rows]
+    return np.asarray(sum(
+        np.divide(p_k, len(pairs) * p_k + q_k, out=np.zeros_like(p_k), where=p_k > 0) for p_k, q_k in pairs
+    ))
+
+
+def optimal_list_match(p: ArrayLike, q: ArrayLike, k: int) -> float:
+    """The largest Pr[Y in list] for a list of K independent draws from p and Y ~ q, of any scheme: exactly.
+
+        1 - max_S [ p(S)^K - q(S) ]
+
+    The maximum is at a prefix S of the items in ascending order of q / p, so that it takes O(N log N).
+
+    p, q: shape [N]; raises CallerError if either is no probability vector, or k is below 1.
+    """
+    p, q = _distributions(p, q)
+    _check_count("k", k)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        order = np.argsort(np.where(p > 0, q / p, np.inf), kind="stable")
+    inside = np.cumsum(p[order]) ** k - np.cumsum(q[order])
+    return float(min(max(1.0 - max(float(inside.max()), 0.0), 0.0), 1.0))
+
+
+def specinfer_match(p: ArrayLike, q: ArrayLike, k: int) -> float:
+    """Pr[one of K independent drafts is accepted] by SpecInfer's multi-round rejection, exactly.
+
+    Round by round, a draft x is accepted with probability min(1, r(x) / p(x)), which comes to sum min(p, r); else
+    the target r, q at first, becomes (r - p)+ normalised.
+
+    p, q: shape [N]; raises CallerError if either is no probability vector, or k is below 1.
+    """
+    p, target = _distributions(p, q)
+    _check_count("k", k)
+    missed = 1.0
+    for _ in range(k):
+        residual = np.maximum(target - p, 0.0)
+        left = float(residual.sum())
+        if left <= 0.0:
+            return 1.0
+        missed *= left
+        target = residual / left
+    return 1.0 - missed
+
+
+def kseq_match(p: ArrayLike, q: ArrayLike, k: int) -> float:
+    """Pr[one of K independent drafts is accepted] by SpecTr's K-SEQ, exactly: 1 - (1 - beta(rho))^K.
+
+    beta(rho) = sum min(p, q / rho), and rho in [1, K] is the least with 1 - (1 - beta)^K <= rho beta, to 2^-60: below
+    it the residual would be negative.
+
+    p, q: shape [N]; raises CallerError if either is no probability vector, or k is below 1.
+    """
+    p, q = _distributions(p, q)
+    _check_count("k", k)
+
+    def beta(rho: float) -> float:
+        return float(np.minimum(p, q / rho).sum())
+
+    low, high = 1.0, float(k)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        if 1 - (1 - beta(middle)) ** k <= middle * beta(middle):
+            high = middle
+        else:
+            low = middle
+    return float(1 - (1 - min(beta(high), 1.0)) ** k)
 
 
 def coding_bound(residual_variances: Sequence[float] | FloatArray, sigma2: float, l_max: int) -> float:
@@ -133,7 +298,7 @@ def total_variation(p: ArrayLike, q: ArrayLike) -> float:
 
 
 def _distributions(p: ArrayLike, q: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    p, q = _distribution("p", p), _distribution("q", q)
+    p, q = as_distribution("p", p), as_distribution("q", q)
     if p.size != q.size:
         raise CallerError(
             f"p and q: expected equal lengths, got {p.size} and {q.size}; give both over the same items, zeros included"
@@ -141,7 +306,12 @@ def _distributions(p: ArrayLike, q: ArrayLike) -> tuple[FloatArray, FloatArray]:
     return p, q
 
 
-def _distribution(name: str, values: ArrayLike) -> FloatArray:
+def as_distribution(name: str, values: ArrayLike) -> FloatArray:
+    """The values as an array of shape [N]; `name` is what an error calls them.
+
+    Raises:
+        CallerError: they are empty, negative, not finite, or sum to 1 only within more than SUM_TOLERANCE.
+    """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:
         raise CallerError(

@@ -4,10 +4,11 @@ For one round and one stream the shared randomness is a Poisson process on time 
 whose distribution has density f against mu takes the arrival that minimises t / f(mark): its mark then has exactly
 that distribution, and over several streams at once it is Gumbel-max list sampling (Rowan, Phan, Khisti, Algorithm 1).
 
-Two base measures mu:
+Base measures mu:
 
     finite_race   the counting measure on N items, cut into blocks of 256. Arrivals of a block come at rate mass, the
                   number of its items: arrival n at (-ln u_0 - ... - ln u_n) / mass; each is marked by a uniform item.
+    minhash_race  items x heights from 0 to 1: darts, of which a party takes the first below its bars.
     normal_race   the standard normal law x the message values, one block per value. Each block is a public dyadic
                   tree over the quantiles: node 2^d + j covers [j, j + 1) / 2^d and holds the first arrival there after
                   its parent's, 2^d (-ln u) later (A* sampling: Maddison, Tarlow, Minka 2014).
@@ -26,6 +27,7 @@ from glsnet.errors import CallerError
 from glsnet.randomness import MAX_BLOCKS, MAX_ROUNDS, MAX_STREAMS, kernel, log, normal_quantile, philox, uniform
 
 BLOCK_ITEMS = 256
+LEVELS = 40  # of heights in weighted MinHash: the darts below 2^-40 are one level
 MAX_DEPTH = 62  # a node address has 63 bits; a leaf's later arrivals, 2^-62 of the mass, are left out
 _TABLE_DEPTH = 10  # quantiles of multiples of 2^-10 are looked up, finer ones computed
 
@@ -119,6 +121,71 @@ def _finite_race(key: np.uint64, first_round: int, streams: IntArray, weights: F
                             best, best_item, best_stream = score, item, s
                     n += 1
         items_out[i], streams_out[i] = best_item, best_stream
+
+
+def minhash_race(key: np.uint64, first_round: int, rounds: int, probabilities: FloatArray) -> IntArray:
+    """The item of the first dart that falls below its bar: weighted MinHash (Daliri, Musco, Suresh, Protocol 2).
+
+    Darts come at uniform (item, height), heights from 0 to 1. They are made by blocks of 256 items and by height:
+    stream l < LEVELS holds the heights from 2^-(l+1) to 2^-l, stream LEVELS those below, so that a party makes only
+    the darts that its bars could catch. Equal times go to the lower item.
+
+    Args:
+        key: session key.
+        first_round: the number of the first round.
+        rounds: how many rounds R.
+        probabilities: shape [N], from 0 to 1, one of them positive. Those below 2^-60 or so are never drawn.
+
+    Returns:
+        shape [R], items.
+
+    Raises:
+        CallerError: the rounds are out of range, or N is above 2^24.
+    """
+    _check_rounds(first_round, rounds)
+    if probabilities.size > BLOCK_ITEMS * MAX_BLOCKS:
+        raise CallerError(f"probabilities: expected at most {BLOCK_ITEMS * MAX_BLOCKS}, got {probabilities.size}")
+    highest = np.maximum.reduceat(probabilities, np.arange(0, probabilities.size, BLOCK_ITEMS))
+    items = np.empty(rounds, np.int64)
+    _minhash_race(key, first_round, np.ascontiguousarray(probabilities), highest, items)
+    return items
+
+
+@kernel
+def _minhash_race(key: np.uint64, first_round: int, bars: FloatArray, highest: FloatArray, items_out: IntArray
+                  ) -> None:
+    first = int(np.argmax(highest))
+    for i in range(items_out.size):
+        best, best_item = np.inf, -1
+        for turn in range(highest.size):
+            block = first if turn == 0 else (turn - 1 if turn <= first else turn)
+            start = block * BLOCK_ITEMS
+            mass = float(min(BLOCK_ITEMS, bars.size - start))
+            top = 1.0
+            for level in range(LEVELS + 1):
+                bottom = 0.5 * top if level < LEVELS else 0.0
+                if highest[block] > bottom:
+                    rate = mass * (top - bottom)
+                    limit = rate * (1.0 + 1e-9)
+                    t = 0.0  # times the rate
+                    n = 0
+                    while True:
+                        word01, word23 = philox(key, n, block, level, first_round + i)
+                        u = uniform(word01)
+                        if t + (1.0 - u) > best * limit:  # -ln u >= 1 - u
+                            break
+                        t -= log(u)
+                        if t > best * limit:
+                            break
+                        place = uniform(word23) * mass  # its whole part is the item, the rest the height
+                        item = start + int(place)
+                        if bottom + (place - float(int(place))) * (top - bottom) < bars[item]:
+                            if t / rate < best or (t / rate == best and item < best_item):
+                                best, best_item = t / rate, item
+                            break  # later darts of this level come later
+                        n += 1
+                top = bottom
+        items_out[i] = best_item
 
 
 def normal_race(key: np.uint64, first_round: int, streams: Sequence[int], first_block: IntArray, blocks: int,

@@ -93,7 +93,10 @@ def translated(peer: str) -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise _ERROR.get(error.code(), TransportError)(f"{peer}: {error.details()}") from error
+        # gRPC's own word for a write that met the end of the stream; the status that came with it is then lost.
+        lost = error.code() is grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core"
+        details = "ended the stream while it was being sent to" if lost else error.details()
+        raise _ERROR.get(error.code(), TransportError)(f"{peer}: {details}") from error
 
 
 async def read(context: Context) -> bytes | None:
