@@ -27,7 +27,7 @@ from glsnet.errors import CallerError
 from glsnet.randomness import MAX_BLOCKS, MAX_ROUNDS, MAX_STREAMS, kernel, log, normal_quantile, philox, uniform
 
 BLOCK_ITEMS = 256
-LEVELS = 40  # of heights in weighted MinHash: the darts below 2^-40 are one level
+LEVELS = 20  # of heights in weighted MinHash: the darts below 2^-20 are one level
 MAX_DEPTH = 62  # a node address has 63 bits; a leaf's later arrivals, 2^-62 of the mass, are left out
 _TABLE_DEPTH = 10  # quantiles of multiples of 2^-10 are looked up, finer ones computed
 
@@ -155,37 +155,45 @@ def minhash_race(key: np.uint64, first_round: int, rounds: int, probabilities: F
 def _minhash_race(key: np.uint64, first_round: int, bars: FloatArray, highest: FloatArray, items_out: IntArray
                   ) -> None:
     first = int(np.argmax(highest))
+    covered = 0  # the first level that the highest bar covers whole: darts there hit soon, and bound the others
+    while covered < LEVELS and 2.0**-covered > highest[first]:
+        covered += 1
     for i in range(items_out.size):
-        best, best_item = np.inf, -1
-        for turn in range(highest.size):
-            block = first if turn == 0 else (turn - 1 if turn <= first else turn)
-            start = block * BLOCK_ITEMS
-            mass = float(min(BLOCK_ITEMS, bars.size - start))
-            top = 1.0
+        best, best_item = _first_dart(key, first_round + i, first, covered, bars, np.inf)
+        for block in range(highest.size):
             for level in range(LEVELS + 1):
-                bottom = 0.5 * top if level < LEVELS else 0.0
-                if highest[block] > bottom:
-                    rate = mass * (top - bottom)
-                    limit = rate * (1.0 + 1e-9)
-                    t = 0.0  # times the rate
-                    n = 0
-                    while True:
-                        word01, word23 = philox(key, n, block, level, first_round + i)
-                        u = uniform(word01)
-                        if t + (1.0 - u) > best * limit:  # -ln u >= 1 - u
-                            break
-                        t -= log(u)
-                        if t > best * limit:
-                            break
-                        place = uniform(word23) * mass  # its whole part is the item, the rest the height
-                        item = start + int(place)
-                        if bottom + (place - float(int(place))) * (top - bottom) < bars[item]:
-                            if t / rate < best or (t / rate == best and item < best_item):
-                                best, best_item = t / rate, item
-                            break  # later darts of this level come later
-                        n += 1
-                top = bottom
+                if level == LEVELS or highest[block] > 2.0 ** -(level + 1):
+                    t, item = _first_dart(key, first_round + i, block, level, bars, best)
+                    if t < best or (t == best and item < best_item):
+                        best, best_item = t, item
         items_out[i] = best_item
+
+
+@kernel
+def _first_dart(key: np.uint64, round_: int, block: int, level: int, bars: FloatArray, best: float
+                ) -> tuple[float, int]:
+    """Time and item of the first dart of a block's level that falls below its bar; (inf, -1) if none is by `best`."""
+    start = block * BLOCK_ITEMS
+    mass = float(min(BLOCK_ITEMS, bars.size - start))
+    bottom = 2.0 ** -(level + 1) if level < LEVELS else 0.0
+    thickness = 2.0**-level - bottom
+    rate = mass * thickness
+    limit = best * rate * (1.0 + 1e-9)
+    t = 0.0  # times the rate
+    n = 0
+    while True:
+        word01, word23 = philox(key, n, block, level, round_)
+        u = uniform(word01)
+        if t + (1.0 - u) > limit:  # -ln u >= 1 - u
+            return np.inf, -1
+        t -= log(u)
+        if t > limit:
+            return np.inf, -1
+        place = uniform(word23) * mass  # its whole part is the item, the rest the height
+        item = start + int(place)
+        if bottom + (place - float(int(place))) * thickness < bars[item]:
+            return t / rate, item
+        n += 1
 
 
 def normal_race(key: np.uint64, first_round: int, streams: Sequence[int], first_block: IntArray, blocks: int,

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from glsnet.errors import CallerError, GlsnetError
+from glsnet.lab import figures, report, runner
 from glsnet.lab import nature as natures
-from glsnet.lab import report, runner
 from glsnet.lab.nature import Nature
+from glsnet.lab.pairs import language_pairs, read_pairs
 from glsnet.lab.runner import Drawn, Parties
 from glsnet.lab.settings import GaussianRun
 from glsnet.lab.tally import Tally
@@ -33,6 +35,10 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", add_complet
                   pretty_exceptions_enable=False, help="Coupling without communication, over a real network.")
 run_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Run one experiment.")
 app.add_typer(run_app, name="run")
+figure_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Compute and draw a published figure.")
+app.add_typer(figure_app, name="figure")
+PairsFile = Annotated[Path | None, typer.Option(help="Your pairs: .npz with arrays p and q, [M, N], or CSV with the "
+                                                "header pair,p,q. Default: two n-gram language models.")]
 
 
 @run_app.command(epilog=f"Settings for --set, with their defaults:\n\n{_SETTINGS}")
@@ -69,6 +75,66 @@ def gaussian(
         print(json.dumps(result))
     else:
         report.show(result, Console())
+
+
+@figure_app.command()
+def collision(
+    output: Annotated[Path, typer.Option(help="Folder for collision.csv and collision.png; made if it is not there.")],
+    pairs: PairsFile = None,
+    count: Annotated[int, typer.Option(min=1, help="How many pairs of the language models.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, max=10**6, help="Seeds for each pair.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Seed of the session, and of the choice of pairs.")] = 1,
+) -> None:
+    """Collision probability against total variation: Gumbel and weighted MinHash, measured and exact.
+
+    Figure 2 of Daliri, Musco and Suresh. The pairs are next-token distributions: yours, or those of a bigram and a
+    trigram model that are fitted, in seconds, to the source of Python's standard library.
+    """
+    found = read_pairs(pairs) if pairs else language_pairs(count, seed)
+    _figure("collision", output, len(found), partial(figures.collision, found, rounds, seed))
+
+
+@figure_app.command()
+def bits(
+    output: Annotated[Path, typer.Option(help="Folder for bits.csv and bits.png; made if it is not there.")],
+    pairs: PairsFile = None,
+    count: Annotated[int, typer.Option(min=1, help="How many pairs of the language models.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, max=10**6, help="Samples for each pair and scheme.")] = 250,
+    seed: Annotated[int, typer.Option(help="Seed of the session, and of the choice of pairs.")] = 1,
+) -> None:
+    """Match probability against bits: from nothing sent, through Protocol 4 as epsilon varies, to everything.
+
+    Theorem 4 of Daliri, Musco and Suresh. Pairs as for `collision`.
+    """
+    found = read_pairs(pairs) if pairs else language_pairs(count, seed)
+    steps = 3 + len(figures.EPSILONS)
+    _figure("bits", output, steps, partial(figures.bits_against_match, found, rounds, seed))
+
+
+def _figure(name: str, output: Path, steps: int, rows_of: Callable[[Callable[[], None]], list[dict[str, Any]]]
+            ) -> None:
+    """Compute the rows with a progress display; write them and their picture."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CallerError(f"--output: expected a folder that can be made, got {output}: {error.strerror}") from error
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=steps)
+        try:
+            rows = rows_of(lambda: bar.advance(task))
+        except KeyboardInterrupt:
+            bar.stop()
+            print("glsnet: interrupted; nothing was written", file=sys.stderr)
+            raise SystemExit(130) from None
+    with write_atomically(output / f"{name}.csv") as handle:
+        writer = csv.DictWriter(handle, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    from glsnet.lab import plots  # matplotlib takes a second to load: only for those who draw
+
+    draw = plots.collision if name == "collision" else plots.bits
+    draw(rows, output / f"{name}.png")
+    print(f"{output / name}.csv\n{output / name}.png")
 
 
 def _run(settings: GaussianRun, nature: Nature, parties: Parties | None, sink: Callable[[Drawn], None]

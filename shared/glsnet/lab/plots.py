@@ -1,0 +1,53 @@
+"""The figures as pictures; matplotlib is imported only here, and only when a picture is asked for."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+Row = dict[str, Any]
+
+
+def collision(rows: list[Row], path: Path) -> None:
+    """Collision probability against total variation, with two standard errors."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    distance = np.linspace(0, 1, 200)
+    axes.plot(distance, 1 - distance, color="0.35", label="$1 - D$: any coupling")
+    axes.plot(distance, (1 - distance) / (1 + distance), color="0.35", linestyle="--",
+              label="$(1 - D)/(1 + D)$: worst case, nothing sent")
+    for scheme, label, marker in (("gumbel", "Gumbel", "o"), ("minhash", "weighted MinHash", "s")):
+        axes.errorbar([row["total_variation"] for row in rows], [row[scheme] for row in rows],
+                      [2 * row[f"{scheme}_error"] for row in rows], fmt=marker, markersize=4, capsize=2, label=label)
+    axes.set(xlabel="total variation distance $D$", ylabel="Pr[a = b]", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def bits(rows: list[Row], path: Path) -> None:
+    """Match probability against bits per sample, with two standard errors."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    axes.axhline(rows[0]["optimal"], color="0.35", linewidth=1, label="$1 - D$: any coupling")
+    for scheme, marker in (("gumbel", "o"), ("minhash", "s"), ("protocol 4", "^"), ("whole distribution", "D")):
+        of = [row for row in rows if row["scheme"] == scheme]
+        axes.errorbar([row["bits"] for row in of], [row["match"] for row in of],
+                      [2 * row["match_error"] for row in of], [2 * row["bits_error"] for row in of],
+                      fmt=f"{marker}-" if len(of) > 1 else marker, markersize=5, capsize=2,
+                      label={"gumbel": "Gumbel", "minhash": "weighted MinHash"}.get(scheme, scheme))
+        for row in of:
+            if row["epsilon"] is not None:
+                axes.annotate(f"$\\epsilon$={row['epsilon']:g}", (row["bits"], row["match"]), fontsize=7,
+                              textcoords="offset points", xytext=(4, -9))
+    axes.set_xscale("symlog", linthresh=10)
+    axes.set(xlabel="bits per sample", ylabel="Pr[a = b], mean over pairs", xlim=(-1, None))
+    axes.legend(frameon=False, loc="lower right")
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
