@@ -65,11 +65,15 @@ def language_pairs(count: int, seed: int, vocabulary: int = 8192) -> list[Pair]:
     fitted, unseen = tokens[: int(0.9 * tokens.size)], tokens[int(0.9 * tokens.size) :]
     counts = np.bincount(fitted, minlength=len(words)) + 1.0
     unigram = np.asarray(counts / counts.sum(), dtype=np.float64)
-    pairs = []
-    for at in np.random.default_rng(seed).integers(2, unseen.size, count):
+    pairs: list[Pair] = []
+    contexts = np.random.default_rng(seed)
+    while len(pairs) < count:
+        at = contexts.integers(2, unseen.size)
         before, last = unseen[at - 2], unseen[at - 1]
         after_last = fitted[1:][fitted[:-1] == last]
         after_both = fitted[2:][(fitted[1:-1] == last) & (fitted[:-2] == before)]
+        if after_both.size == 0:
+            continue  # the trigram model knows no more than the bigram model here: P = Q
         p = _interpolated(after_last, unigram)
         pairs.append(Pair(f"{words[before]!r} {words[last]!r}", p, _interpolated(after_both, p)))
     return pairs

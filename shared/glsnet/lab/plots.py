@@ -32,16 +32,16 @@ def bits(rows: list[Row], path: Path) -> None:
     """Match probability against bits per sample, with two standard errors."""
     figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
     axes.axhline(rows[0]["optimal"], color="0.35", linewidth=1, label="$1 - D$: any coupling")
-    for scheme, marker in (("gumbel", "o"), ("minhash", "s"), ("protocol 4", "^"), ("whole distribution", "D")):
+    epsilons = [row["epsilon"] for row in rows if row["epsilon"] is not None]
+    for scheme, label, marker in (
+        ("gumbel", "Gumbel", "o"), ("minhash", "weighted MinHash", "s"),
+        ("protocol 4", f"Protocol 4, $\\epsilon$ = {epsilons[0]:g} to {epsilons[-1]:g}", "^"),
+        ("whole distribution", "whole distribution (Protocol 1)", "D"),
+    ):
         of = [row for row in rows if row["scheme"] == scheme]
         axes.errorbar([row["bits"] for row in of], [row["match"] for row in of],
                       [2 * row["match_error"] for row in of], [2 * row["bits_error"] for row in of],
-                      fmt=f"{marker}-" if len(of) > 1 else marker, markersize=5, capsize=2,
-                      label={"gumbel": "Gumbel", "minhash": "weighted MinHash"}.get(scheme, scheme))
-        for row in of:
-            if row["epsilon"] is not None:
-                axes.annotate(f"$\\epsilon$={row['epsilon']:g}", (row["bits"], row["match"]), fontsize=7,
-                              textcoords="offset points", xytext=(4, -9))
+                      fmt=f"{marker}-" if len(of) > 1 else marker, markersize=5, capsize=2, label=label)
     axes.set_xscale("symlog", linthresh=10)
     axes.set(xlabel="bits per sample", ylabel="Pr[a = b], mean over pairs", xlim=(-1, None))
     axes.legend(frameon=False, loc="lower right")
