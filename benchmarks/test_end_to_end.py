@@ -4,6 +4,8 @@ import asyncio
 import os
 from pathlib import Path
 
+from processes import children
+
 from glsnet.lab import runner
 from glsnet.lab.nature import synthetic
 from glsnet.lab.settings import GaussianRun
@@ -15,10 +17,9 @@ SAMPLES = 10_000_000
 def resident_of_children() -> list[int]:
     """Resident memory of each process started here, kB."""
     found = []
-    for task in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-        for child in task.read_text().split():
-            status = Path(f"/proc/{child}/status").read_text()
-            found.append(next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")))
+    for child in children(os.getpid()):
+        status = Path(f"/proc/{child}/status").read_text()
+        found.append(next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")))
     return found
 
 

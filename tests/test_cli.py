@@ -146,8 +146,9 @@ def test_a_party_that_is_lost_ends_the_run_with_its_name() -> None:
             [GLSNET, "run", "gaussian", "--set", "decoders=1", "--set", "samples=100000000", "--encoder",
              encoder.address, "--decoder", decoder.address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        assert decoder.process.stderr is not None
-        until(lambda: "agreed with" in decoder.process.stderr.readline())  # type: ignore[union-attr]
+        log = decoder.process.stderr
+        assert log is not None
+        until(lambda: "agreed with" in log.readline())
         decoder.process.kill()
         out, error = run.communicate(timeout=60)
     assert (run.returncode, out) == (1, "")

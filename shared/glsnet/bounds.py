@@ -17,11 +17,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from glsnet.errors import CallerError
-
-FloatArray = NDArray[np.float64]
+from glsnet.race import FloatArray
 
 SUM_TOLERANCE = 1e-6
 _AXIS = np.linspace(-9.0, 9.0, 145)  # step 1/8: the trapezoid rule is then good to 1e-8 (see coding_bound)

@@ -146,7 +146,6 @@ class EncoderSession:
         self._ends.append(self.next_round)
         return frame, outcomes
 
-
     def end(self) -> End:
         """The frame to end with."""
         return End(self.next_round)

@@ -13,8 +13,8 @@ Base measures mu:
                   tree over the quantiles: node 2^d + j covers [j, j + 1) / 2^d and holds the first arrival there after
                   its parent's, 2^d (-ln u) later (A* sampling: Maddison, Tarlow, Minka 2014).
 
-In both, an arrival is a function of (key, round, stream, block, n) alone, and a block is left as soon as nothing in it
-can win. The tests hold both against dense implementations that make every arrival.
+In all, an arrival is a function of (key, round, stream, block, n) alone, and a block is left as soon as nothing in it
+can win. The tests hold finite_race and normal_race against dense implementations that make every arrival.
 """
 
 from collections.abc import Sequence
@@ -268,7 +268,7 @@ def _normal_race(key: np.uint64, first_round: int, streams: IntArray, first_bloc
 
 @kernel
 def _best_in_tree(key: np.uint64, round_: int, stream: int, block: int, centre: float, precision: float,
-                  edges: FloatArray, best: float, waiting: tuple[NDArray[np.int64], FloatArray]
+                  edges: FloatArray, best: float, waiting: tuple[IntArray, FloatArray]
                   ) -> tuple[float, int, float]:
     """The least score below `best` in one tree, its node and its mark; (best, 0, 0.0) if there is none.
 

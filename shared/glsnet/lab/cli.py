@@ -5,8 +5,8 @@ import csv
 import json
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +39,9 @@ figure_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help
 app.add_typer(figure_app, name="figure")
 PairsFile = Annotated[Path | None, typer.Option(help="Your pairs: .npz with arrays p and q, [M, N], or CSV with the "
                                                 "header pair,p,q. Default: two n-gram language models.")]
+PairCount = Annotated[int, typer.Option(min=1, help="How many pairs of the language models.")]
+FigureFolder = Annotated[Path, typer.Option(help="Folder for the CSV and the PNG; made if it is not there.")]
+FigureSeed = Annotated[int, typer.Option(help="Seed of the session, and of the choice of pairs.")]
 
 
 @run_app.command(epilog=f"Settings for --set, with their defaults:\n\n{_SETTINGS}")
@@ -79,40 +82,44 @@ def gaussian(
 
 @figure_app.command()
 def collision(
-    output: Annotated[Path, typer.Option(help="Folder for collision.csv and collision.png; made if it is not there.")],
+    output: FigureFolder,
     pairs: PairsFile = None,
-    count: Annotated[int, typer.Option(min=1, help="How many pairs of the language models.")] = 32,
+    count: PairCount = 32,
     rounds: Annotated[int, typer.Option(min=1, max=10**6, help="Seeds for each pair.")] = 20_000,
-    seed: Annotated[int, typer.Option(help="Seed of the session, and of the choice of pairs.")] = 1,
+    seed: FigureSeed = 1,
 ) -> None:
     """Collision probability against total variation: Gumbel and weighted MinHash, measured and exact.
 
     Figure 2 of Daliri, Musco and Suresh. The pairs are next-token distributions: yours, or those of a bigram and a
     trigram model that are fitted, in seconds, to the source of Python's standard library.
     """
+    from glsnet.lab import plots  # matplotlib takes a second to load: only for those who draw
+
     found = read_pairs(pairs) if pairs else language_pairs(count, seed)
-    _figure("collision", output, len(found), partial(figures.collision, found, rounds, seed))
+    _figure("collision", output, len(found), partial(figures.collision, found, rounds, seed), plots.collision)
 
 
 @figure_app.command()
 def bits(
-    output: Annotated[Path, typer.Option(help="Folder for bits.csv and bits.png; made if it is not there.")],
+    output: FigureFolder,
     pairs: PairsFile = None,
-    count: Annotated[int, typer.Option(min=1, help="How many pairs of the language models.")] = 8,
+    count: PairCount = 8,
     rounds: Annotated[int, typer.Option(min=1, max=10**6, help="Samples for each pair and scheme.")] = 250,
-    seed: Annotated[int, typer.Option(help="Seed of the session, and of the choice of pairs.")] = 1,
+    seed: FigureSeed = 1,
 ) -> None:
     """Match probability against bits: from nothing sent, through Protocol 4 as epsilon varies, to everything.
 
     Theorem 4 of Daliri, Musco and Suresh. Pairs as for `collision`.
     """
+    from glsnet.lab import plots  # as in `collision`
+
     found = read_pairs(pairs) if pairs else language_pairs(count, seed)
     steps = 3 + len(figures.EPSILONS)
-    _figure("bits", output, steps, partial(figures.bits_against_match, found, rounds, seed))
+    _figure("bits", output, steps, partial(figures.bits_against_match, found, rounds, seed), plots.bits)
 
 
-def _figure(name: str, output: Path, steps: int, rows_of: Callable[[Callable[[], None]], list[dict[str, Any]]]
-            ) -> None:
+def _figure(name: str, output: Path, steps: int, rows_of: Callable[[Callable[[], None]], list[dict[str, Any]]],
+            draw: Callable[[list[dict[str, Any]], Path], None]) -> None:
     """Compute the rows with a progress display; write them and their picture."""
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -120,19 +127,12 @@ def _figure(name: str, output: Path, steps: int, rows_of: Callable[[Callable[[],
         raise CallerError(f"--output: expected a folder that can be made, got {output}: {error.strerror}") from error
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=steps)
-        try:
+        with _interruptible(bar, "nothing was written"):
             rows = rows_of(lambda: bar.advance(task))
-        except KeyboardInterrupt:
-            bar.stop()
-            print("glsnet: interrupted; nothing was written", file=sys.stderr)
-            raise SystemExit(130) from None
     with write_atomically(output / f"{name}.csv") as handle:
         writer = csv.DictWriter(handle, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    from glsnet.lab import plots  # matplotlib takes a second to load: only for those who draw
-
-    draw = plots.collision if name == "collision" else plots.bits
     draw(rows, output / f"{name}.png")
     print(f"{output / name}.csv\n{output / name}.png")
 
@@ -154,12 +154,20 @@ def _run(settings: GaussianRun, nature: Nature, parties: Parties | None, sink: C
         def progress(tally: Tally) -> None:
             bar.update(task, completed=tally.samples, state=f"match rate {tally.match.value:.4f}")
 
-        try:
-            return asyncio.run(runner.run(settings, nature, parties, progress, sink))
-        except KeyboardInterrupt:
-            bar.stop()
-            print("glsnet: interrupted; the parties started here are stopped", file=sys.stderr)
-            raise SystemExit(130) from None
+        with _interruptible(bar, "the parties started here are stopped"):
+            result = asyncio.run(runner.run(settings, nature, parties, progress, sink))
+    return result
+
+
+@contextmanager
+def _interruptible(bar: Progress, state: str) -> Iterator[None]:
+    """Ctrl-C ends the program with one line that says in what state it left things."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        bar.stop()
+        print(f"glsnet: interrupted; {state}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _parties(settings: GaussianRun, nature: Nature, encoder: str | None, decoders: list[str]) -> Parties | None:

@@ -26,6 +26,7 @@ from glsnet.lab.settings import GaussianRun
 from glsnet.lab.tally import Tally
 from glsnet.race import FloatArray
 from glsnet.randomness import seed_from_integer
+from glsnet.sources.gaussian import SideInformation
 from glsnet.transport.control import Closed, DecoderOrder, conducting
 from glsnet.transport.exchange import Metered, Traffic
 
@@ -108,10 +109,11 @@ async def run(settings: GaussianRun, nature: Nature, parties: Parties | None, pr
 async def _direct(settings: GaussianRun, nature: Nature) -> AsyncGenerator[Drawn | Ended | None]:
     seed, terms = _terms(settings, nature)
     encoder = _encoder_session(settings, nature, seed)
-    decoders = [
-        DecoderSession("direct", lambda _, side=side: side, seed, terms, k)  # type: ignore[misc]
-        for k, side in enumerate(nature.sides)
-    ]
+
+    def decoder_with(side: SideInformation, k: int) -> DecoderSession:
+        return DecoderSession("direct", lambda _: side, seed, terms, k)
+
+    decoders = [decoder_with(side, k) for k, side in enumerate(nature.sides)]
     for decoder in decoders:
         join = _carried(Join, decoder.join())
         agreed = _carried(Ack, decoder.agree(_carried(Terms, encoder.join(join))))

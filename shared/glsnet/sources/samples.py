@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TextIO, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from glsnet.errors import CallerError
+from glsnet.race import FloatArray
 
-FloatArray = NDArray[np.float64]
 Content = TypeVar("Content", str, list[str])
 
 MAX_DECODERS = 65535

@@ -185,25 +185,25 @@ class _Samples:
 
     async def arrays(self) -> AsyncIterator[FloatArray]:
         """Each order's samples, to the end."""
-        while True:
-            item = await self._queue.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
-                return
-            yield item
+        while (values := await self._next()) is not None:
+            yield values
 
     async def take(self, count: int) -> FloatArray:
         """The next `count` samples, from as many orders as it takes."""
         while self._left.size < count:
-            item = await self._queue.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
+            values = await self._next()
+            if values is None:
                 raise CallerError(f"side information: expected {count} more samples, the lab gave {self._left.size}")
-            self._left = np.concatenate((self._left, item)) if self._left.size else item
+            self._left = np.concatenate((self._left, values)) if self._left.size else values
         taken, self._left = self._left[:count], self._left[count:]
         return taken
+
+    async def _next(self) -> FloatArray | None:
+        """One order's samples, or None at the end; raises what went wrong in reading them."""
+        item = await self._queue.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
 
     async def _read(self, context: rpc.Context) -> None:
         try:

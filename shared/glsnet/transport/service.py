@@ -47,7 +47,7 @@ def run(name: str, listen: str, methods: Mapping[str, Handler], job: Job | None,
 
 async def _serve(listen: str, methods: Mapping[str, Handler], job: Job | None, until_stdin_closes: bool) -> None:
     server = grpc.aio.server(options=[*OPTIONS, ("grpc.so_reuseport", 0)])
-    checks = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    checks = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in its stubs
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     server.add_generic_rpc_handlers((_Methods(methods),))
     try:
@@ -85,7 +85,7 @@ async def _end_of_stdin() -> None:
     await reader.read()
 
 
-class _Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs alone
     """Handlers of raw messages by path; a GlsnetError that one raises ends its call with the status of its class."""
 
     def __init__(self, methods: Mapping[str, Handler]) -> None:
