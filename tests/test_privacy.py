@@ -4,6 +4,7 @@ import socket
 import socketserver
 import struct
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,11 @@ class Relay(socketserver.BaseRequestHandler):
         back.join()
 
     def pump(self, source: socket.socket, sink: socket.socket, record: bytearray) -> None:
-        while data := source.recv(65536):
-            record += data
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # a party that hangs up ends the connection, as it would without the recorder
+            while data := source.recv(65536):
+                record += data
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
 
 
 def seen(numbers: np.ndarray, data: bytes) -> int:
