@@ -20,6 +20,11 @@ def assert_at_least(successes: int, n: int, bound: float, z: float = 5.0) -> Non
     )
 
 
+def assert_at_most(successes: int, n: int, bound: float, z: float = 5.0) -> None:
+    """Assert that `successes` out of `n` independent trials do not refute a success probability of at most `bound`."""
+    assert_at_least(n - successes, n, 1 - bound, z)
+
+
 def assert_mean(values: ArrayLike, expected: float, z: float = 5.0) -> None:
     """Assert that independent `values` agree with the expectation `expected`, by their own deviation."""
     array = np.asarray(values, dtype=np.float64)

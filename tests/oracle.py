@@ -68,3 +68,25 @@ def dense_normal(key: int, round_: int, streams: Sequence[int], blocks: Sequence
             for (node, t, _), mark in zip(arrivals, marks, strict=True):
                 best = min(best, (math.log(t) + precision * (mark - centre) ** 2 / 2, stream, block, node, mark))
     return best
+
+
+def dense_minhash(key: int, round_: int, probabilities: Sequence[float], levels: int, count: int) -> int:
+    """The item of the first dart below its bar, of the first `count` darts of every block of every level of heights."""
+    best, seen = (math.inf, -1), math.inf
+    for level in range(levels + 1):
+        bottom = 2.0 ** -(level + 1) if level < levels else 0.0
+        size = max(2**level, 256)
+        for start in range(0, len(probabilities), size):
+            mass, thickness = min(size, len(probabilities) - start), 2.0**-level - bottom
+            t = 0.0
+            for n in range(count):
+                word01, word23 = philox(key, n, start // size, level, round_)
+                t -= math.log(uniform(word01)) / (mass * thickness)
+                item, height = divmod(uniform(word23) * mass, 1.0)
+                if bottom + height * thickness < probabilities[start + int(item)]:
+                    best = min(best, (t, start + int(item)))
+                    break
+            else:
+                seen = min(seen, t)
+    assert seen > best[0], "the oracle must make more darts"
+    return best[1]

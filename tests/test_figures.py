@@ -38,13 +38,29 @@ def test_bits_on_a_csv(tmp_path: Path) -> None:
     glsnet("figure", "bits", "--pairs", str(tmp_path / "pairs.csv"), "--output", str(tmp_path / "out"),
            "--rounds", "300")
     rows = rows_of(tmp_path / "out" / "bits.csv")
-    assert [row["scheme"] for row in rows] == ["gumbel", "minhash"] + ["protocol 4"] * 6 + ["whole distribution"]
+    assert [row["scheme"] for row in rows] == ["gumbel", "minhash"] + ["low-communication"] * 6 + ["whole-distribution"]
     assert [float(row["bits"]) for row in rows[:2]] == [0.0, 0.0]
     assert sorted(float(row["bits"]) for row in rows[2:8]) == [float(row["bits"]) for row in rows[2:8]]
-    assert float(rows[-1]["bits"]) == 64 * 20 + 5
+    assert float(rows[-1]["bits"]) == pytest.approx(64 * 20 + np.log2(20))
     for row in rows[5:]:
         assert abs(float(row["match"]) - float(row["optimal"])) <= 5 * float(row["match_error"]) + 0.03
     assert (tmp_path / "out" / "bits.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_matching_on_random_pairs(tmp_path: Path) -> None:
+    glsnet("figure", "matching", "--count", "10", "--most", "4", "--rounds", "300", "--output", str(tmp_path))
+    rows = rows_of(tmp_path / "matching.csv")
+    assert [int(row["k"]) for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        of = {name: float(value) for name, value in row.items()}
+        assert of["lemma"] - 5 * of["gls_error"] <= of["gls"] <= of["optimum"] + 5 * of["gls_error"]
+        assert of["equality_check"] < of["lemma"] <= of["optimum"]
+        assert max(of["specinfer"], of["kseq"]) <= of["optimum"] + 1e-9
+        for form in ("conditional", "strong"):
+            assert of[form] >= of[f"{form}_bound"] - 5 * of[f"{form}_error"]
+    assert rows[0]["conditional"] == rows[0]["strong"]  # one stream: the same race
+    assert float(rows[3]["strong"]) < float(rows[3]["conditional"])
+    assert (tmp_path / "matching.png").read_bytes()[1:4] == b"PNG"
 
 
 @pytest.mark.parametrize(("text", "error"), [

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import chisquare, norm
 
 from glsnet.errors import CallerError
-from glsnet.race import MAX_DEPTH, NormalWinners, finite_race, normal_race
+from glsnet.race import LEVELS, MAX_DEPTH, NormalWinners, finite_race, minhash_race, normal_race
 from glsnet.randomness import session_key
 
 KEY = session_key(bytes(32), "test-race")
@@ -29,6 +29,16 @@ def test_the_finite_race_equals_the_dense_oracle(size: int, streams: list[int]) 
     for i in range(6):
         expected = oracle.dense_finite(int(KEY), 5 + i, streams, weights.tolist(), 1200)
         assert (won.item[i], won.stream[i]) == expected
+
+
+@pytest.mark.parametrize(("size", "power"), [(1, 1), (2, 1), (10, 4), (256, 1), (700, 4), (700, 30)])
+def test_weighted_minhash_equals_the_dense_oracle(size: int, power: int) -> None:
+    rng = np.random.default_rng(size)
+    bars = rng.random(size) ** power * (rng.random(size) < 0.8)
+    bars[size // 2] = 1.0
+    bars /= bars.sum()
+    won = minhash_race(KEY, 5, 12, bars)
+    assert won.tolist() == [oracle.dense_minhash(int(KEY), 5 + i, bars.tolist(), LEVELS, 1500) for i in range(12)]
 
 
 @pytest.mark.parametrize(("centre", "precision"), [(0.0, 0.0), (0.3, 2.0), (-1.7, 60.0), (4.0, 15.0)])

@@ -10,6 +10,7 @@ X_k = argmin_i S[k, i] / p_i.
     lists, nothing sent        list_matching_lemma, strong_list_matching, conditional_list_matching,
                                side_information_matching
     lists, p and q known       optimal_list_match: no scheme does better; specinfer_match, kseq_match: exact
+    lists, the control         equality_check_match: exact
     compression                coding_bound
 """
 
@@ -236,6 +237,16 @@ def kseq_match(p: ArrayLike, q: ArrayLike, k: int) -> float:
         else:
             low = middle
     return float(1 - (1 - min(beta(high), 1.0)) ** k)
+
+
+def equality_check_match(p: ArrayLike, q: ArrayLike, k: int) -> float:
+    """Pr[Y in list] when Y is drawn apart from the K independent drafts, exactly: sum_j q_j (1 - (1 - p_j)^K).
+
+    p, q: shape [N]; raises CallerError if either is no probability vector, or k is below 1.
+    """
+    p, q = _distributions(p, q)
+    _check_count("k", k)
+    return float((q * (1 - (1 - np.minimum(p, 1.0)) ** k)).sum())
 
 
 def coding_bound(residual_variances: Sequence[float] | FloatArray, sigma2: float, l_max: int) -> float:

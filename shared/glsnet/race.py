@@ -17,6 +17,7 @@ In all, an arrival is a function of (key, round, stream, block, n) alone, and a 
 can win. The tests hold finite_race and normal_race against dense implementations that make every arrival.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from glsnet.errors import CallerError
 from glsnet.randomness import MAX_BLOCKS, MAX_ROUNDS, MAX_STREAMS, kernel, log, normal_quantile, philox, uniform
 
 BLOCK_ITEMS = 256
-LEVELS = 20  # of heights in weighted MinHash: the darts below 2^-20 are one level
+LEVELS = 24  # of heights in weighted MinHash: the darts below 2^-24 are one level
 MAX_DEPTH = 62  # a node address has 63 bits; a leaf's later arrivals, 2^-62 of the mass, are left out
 _TABLE_DEPTH = 10  # quantiles of multiples of 2^-10 are looked up, finer ones computed
 
@@ -126,9 +127,10 @@ def _finite_race(key: np.uint64, first_round: int, streams: IntArray, weights: F
 def minhash_race(key: np.uint64, first_round: int, rounds: int, probabilities: FloatArray) -> IntArray:
     """The item of the first dart that falls below its bar: weighted MinHash (Daliri, Musco, Suresh, Protocol 2).
 
-    Darts come at uniform (item, height), heights from 0 to 1. They are made by blocks of 256 items and by height:
-    stream l < LEVELS holds the heights from 2^-(l+1) to 2^-l, stream LEVELS those below, so that a party makes only
-    the darts that its bars could catch. Equal times go to the lower item.
+    Darts come at uniform (item, height), heights from 0 to 1. They are made by height and by blocks of items: stream
+    l < LEVELS holds the heights from 2^-(l+1) to 2^-l, stream LEVELS those below, in blocks of 2^max(l, 8) items. So
+    a party makes only the darts that its bars could catch, and low heights cost few blocks. Equal times go to the lower
+    item.
 
     Args:
         key: session key.
@@ -145,37 +147,46 @@ def minhash_race(key: np.uint64, first_round: int, rounds: int, probabilities: F
     _check_rounds(first_round, rounds)
     if probabilities.size > BLOCK_ITEMS * MAX_BLOCKS:
         raise CallerError(f"probabilities: expected at most {BLOCK_ITEMS * MAX_BLOCKS}, got {probabilities.size}")
-    highest = np.maximum.reduceat(probabilities, np.arange(0, probabilities.size, BLOCK_ITEMS))
+    bars = np.ascontiguousarray(probabilities)
+    levels: list[IntArray] = []
+    blocks: list[IntArray] = []
+    highest = np.maximum.reduceat(bars, np.arange(0, bars.size, BLOCK_ITEMS))
+    for level in range(LEVELS + 1):
+        if 2**level > BLOCK_ITEMS:
+            highest = np.maximum.reduceat(highest, np.arange(0, highest.size, 2))
+        reached = np.flatnonzero(highest > _bottom(level))
+        levels.append(np.full(reached.size, level))
+        blocks.append(reached)
+    every_level, every_block = np.concatenate(levels), np.concatenate(blocks)
+    # First a level that the highest bar covers whole: darts there hit soon, and bound the others.
+    top = int(np.argmax(bars))
+    covered = min(max(math.ceil(-math.log2(bars[top])), 0), LEVELS)
+    first = int(np.argmax((every_level == covered) & (every_block == top // _dart_items(covered))))
+    order = np.roll(np.arange(every_level.size), -first)
     items = np.empty(rounds, np.int64)
-    _minhash_race(key, first_round, np.ascontiguousarray(probabilities), highest, items)
+    _minhash_race(key, first_round, every_level[order], every_block[order], bars, items)
     return items
 
 
 @kernel
-def _minhash_race(key: np.uint64, first_round: int, bars: FloatArray, highest: FloatArray, items_out: IntArray
-                  ) -> None:
-    first = int(np.argmax(highest))
-    covered = 0  # the first level that the highest bar covers whole: darts there hit soon, and bound the others
-    while covered < LEVELS and 2.0**-covered > highest[first]:
-        covered += 1
+def _minhash_race(key: np.uint64, first_round: int, levels: IntArray, blocks: IntArray, bars: FloatArray,
+                  items_out: IntArray) -> None:
     for i in range(items_out.size):
-        best, best_item = _first_dart(key, first_round + i, first, covered, bars, np.inf)
-        for block in range(highest.size):
-            for level in range(LEVELS + 1):
-                if level == LEVELS or highest[block] > 2.0 ** -(level + 1):
-                    t, item = _first_dart(key, first_round + i, block, level, bars, best)
-                    if t < best or (t == best and item < best_item):
-                        best, best_item = t, item
+        best, best_item = np.inf, -1
+        for at in range(levels.size):
+            t, item = _first_dart(key, first_round + i, blocks[at], levels[at], bars, best)
+            if t < best or (t == best and item < best_item):
+                best, best_item = t, item
         items_out[i] = best_item
 
 
 @kernel
 def _first_dart(key: np.uint64, round_: int, block: int, level: int, bars: FloatArray, best: float
                 ) -> tuple[float, int]:
-    """Time and item of the first dart of a block's level that falls below its bar; (inf, -1) if none is by `best`."""
-    start = block * BLOCK_ITEMS
-    mass = float(min(BLOCK_ITEMS, bars.size - start))
-    bottom = 2.0 ** -(level + 1) if level < LEVELS else 0.0
+    """Time and item of the first dart of a level's block that falls below its bar; (inf, -1) if none is by `best`."""
+    start = block * _dart_items(level)
+    mass = float(min(_dart_items(level), bars.size - start))
+    bottom = _bottom(level)
     thickness = 2.0**-level - bottom
     rate = mass * thickness
     limit = best * rate * (1.0 + 1e-9)
@@ -194,6 +205,18 @@ def _first_dart(key: np.uint64, round_: int, block: int, level: int, bars: Float
         if bottom + (place - float(int(place))) * thickness < bars[item]:
             return t / rate, item
         n += 1
+
+
+@kernel
+def _bottom(level: int) -> float:
+    """The least height of a level of darts."""
+    return 2.0 ** -(level + 1) if level < LEVELS else 0.0
+
+
+@kernel
+def _dart_items(level: int) -> int:
+    """How many items a block of darts has at this level: at least so many that a dart or two come in a unit of time."""
+    return max(1 << level, BLOCK_ITEMS)
 
 
 def normal_race(key: np.uint64, first_round: int, streams: Sequence[int], first_block: IntArray, blocks: int,

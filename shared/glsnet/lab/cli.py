@@ -104,7 +104,7 @@ def bits(
     output: FigureFolder,
     pairs: PairsFile = None,
     count: PairCount = 8,
-    rounds: Annotated[int, typer.Option(min=1, max=10**6, help="Samples for each pair and scheme.")] = 250,
+    rounds: Annotated[int, typer.Option(min=1, max=10**6, help="Samples for each pair and scheme.")] = 4000,
     seed: FigureSeed = 1,
 ) -> None:
     """Match probability against bits: from nothing sent, through Protocol 4 as epsilon varies, to everything.
@@ -116,6 +116,29 @@ def bits(
     found = read_pairs(pairs) if pairs else language_pairs(count, seed)
     steps = 3 + len(figures.EPSILONS)
     _figure("bits", output, steps, partial(figures.bits_against_match, found, rounds, seed), plots.bits)
+
+
+@figure_app.command()
+def matching(
+    output: FigureFolder,
+    pairs: Annotated[Path | None, typer.Option(help="Your pairs, as for `collision`. Default: random ones.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many random pairs.")] = 100,
+    items: Annotated[int, typer.Option(min=1, max=10**5, help="N, the number of items of a random pair.")] = 10,
+    most: Annotated[int, typer.Option(min=1, max=1000, help="K goes from 1 to this.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, max=10**6, help="Drafts for each pair and K.")] = 500,
+    seed: FigureSeed = 1,
+) -> None:
+    """Matching rate against K: GLS beside SpecInfer, K-SEQ, the optimum and the list matching lemma.
+
+    The comparison of Rowan, Phan and Khisti on random pairs. With one token, all K streams race, and strong and
+    conditional GLS are the same; so the second panel looks at the token after it, where only the streams that matched
+    are alive: conditional GLS races over those, strong GLS over all K, which is what makes its output the same
+    whatever the drafters do, and costs it matches.
+    """
+    from glsnet.lab import plots  # as in `collision`
+
+    found = read_pairs(pairs) if pairs else figures.random_pairs(count, items, seed)
+    _figure("matching", output, most, partial(figures.matching, found, most, rounds, seed), plots.matching)
 
 
 def _figure(name: str, output: Path, steps: int, rows_of: Callable[[Callable[[], None]], list[dict[str, Any]]],

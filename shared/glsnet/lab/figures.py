@@ -7,21 +7,14 @@ from typing import Any
 import numpy as np
 
 from glsnet import bounds
-from glsnet.coupling import (
-    Conversation,
-    alice_low,
-    alice_sends_all,
-    bob_knows_all,
-    bob_low,
-    converse,
-    draw_minhash,
-    draw_x,
-)
+from glsnet.coupling import Conversation, Scheme, alice, bob, converse, draw_minhash, draw_x, draw_y, keys_of
 from glsnet.lab.pairs import Pair
+from glsnet.race import FloatArray
 from glsnet.randomness import seed_from_integer, session_key
 
 Row = dict[str, Any]
 EPSILONS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
+BATCH = 50  # rounds whose bits are taken together, for their standard error
 
 
 def collision(pairs: Sequence[Pair], rounds: int, seed: int, progress: Callable[[], None]) -> list[Row]:
@@ -55,38 +48,91 @@ def collision(pairs: Sequence[Pair], rounds: int, seed: int, progress: Callable[
 def bits_against_match(pairs: Sequence[Pair], rounds: int, seed: int, progress: Callable[[], None]) -> list[Row]:
     """What a match costs: a row for each scheme (for Protocol 4, each epsilon), means over all pairs.
 
-    From nothing sent (Gumbel, weighted MinHash), through Protocol 4, to the whole distribution (Protocol 1); `bits` and
-    `messages` are per sample, `match` is Pr[a = b], with standard errors over pairs and rounds together.
+    From nothing sent (Gumbel, weighted MinHash), through Protocol 4, to the whole distribution (Protocol 1). By sample,
+    `bits` is what the messages' fields can hold, `messages` counts those with an index (DMS, Claim 7), and `match` is
+    Pr[a = b]; with standard errors over pairs and rounds together.
     """
-    shared, alice, bob = (session_key(seed_from_integer(seed), f"bits: {who}") for who in ("shared", "alice", "bob"))
-    gumbel = [draw_x(shared, 0, rounds, pair.p, 0) == draw_x(shared, 0, rounds, pair.q, 0) for pair in pairs]
-    progress()
-    minhash = [draw_minhash(shared, 0, rounds, pair.p) == draw_minhash(shared, 0, rounds, pair.q) for pair in pairs]
-    progress()
-    rows = [_row("gumbel", None, gumbel, [], 0.0), _row("minhash", None, minhash, [], 0.0)]
-    for epsilon in EPSILONS:
-        talks = [converse(alice_low(shared, alice, i, pair.p, epsilon), bob_low(shared, bob, i, pair.q, epsilon))
-                 for pair in pairs for i in range(rounds)]
-        rows.append(_row("protocol 4", epsilon, [np.array([talk.a == talk.b for talk in talks])], talks,
-                         float(np.mean([len(talk.messages) for talk in talks]))))
-        progress()
-    talks = [converse(alice_sends_all(alice, i, pair.p), bob_knows_all(bob, i, pair.q))
-             for pair in pairs for i in range(rounds)]
-    rows.append(_row("whole distribution", None, [np.array([talk.a == talk.b for talk in talks])], talks, 1.0))
-    progress()
+    schemes = [Scheme("gumbel"), Scheme("minhash"),
+               *(Scheme("low-communication", epsilon=epsilon) for epsilon in EPSILONS), Scheme("whole-distribution")]
     optimum = float(np.mean([bounds.optimal_match(pair.p, pair.q) for pair in pairs]))
-    return [row | {"optimal": optimum} for row in rows]
+    rows = []
+    for scheme in schemes:
+        talks = [_talk(scheme, pair, at * rounds + start, min(BATCH, rounds - start), seed)
+                 for at, pair in enumerate(pairs) for start in range(0, rounds, BATCH)]
+        match = float(np.concatenate([talk.a == talk.b for talk in talks]).mean())
+        bits = np.array([talk.bits / talk.a.size for talk in talks])
+        samples = rounds * len(pairs)
+        rows.append({
+            "scheme": scheme.name, "epsilon": scheme.epsilon, "bits": sum(talk.bits for talk in talks) / samples,
+            "bits_error": float(bits.std() / math.sqrt(bits.size)),
+            "messages": sum(sum(talk.indices) for talk in talks) / samples, "match": match,
+            "match_error": _error(match, samples), "optimal": optimum,
+        })
+        progress()
+    return rows
 
 
-def _row(scheme: str, epsilon: float | None, matches: Sequence[Any], talks: Sequence[Conversation], messages: float
-         ) -> Row:
-    match = np.concatenate(matches).astype(np.float64)
-    bits = np.array([talk.bits for talk in talks] or [0], dtype=np.float64)
-    return {
-        "scheme": scheme, "epsilon": epsilon, "bits": float(bits.mean()),
-        "bits_error": float(bits.std() / math.sqrt(bits.size)), "messages": messages, "match": float(match.mean()),
-        "match_error": _error(float(match.mean()), match.size),
-    }
+def _talk(scheme: Scheme, pair: Pair, first_round: int, rounds: int, seed: int) -> Conversation:
+    secret = seed_from_integer(seed)
+    return converse(alice(scheme, keys_of(secret, "alice"), first_round, rounds, pair.p),
+                    bob(scheme, keys_of(secret, "bob"), first_round, rounds, pair.q))
+
+
+def random_pairs(count: int, items: int, seed: int) -> list[Pair]:
+    """Pairs drawn uniformly from all distributions over `items` items (Dirichlet with all ones)."""
+    draws = np.random.default_rng(seed).dirichlet(np.ones(items), (count, 2))
+    return [Pair(str(i), p, q) for i, (p, q) in enumerate(draws)]
+
+
+def matching(pairs: Sequence[Pair], most: int, rounds: int, seed: int, progress: Callable[[], None]) -> list[Row]:
+    """Matching rate against K (RPK, the comparison on random pairs): a row for each K, means over all pairs.
+
+    `gls` is measured, beside the exact rates of SpecInfer and K-SEQ, the optimum over all schemes, and the list
+    matching lemma. In a single round the strong and the conditional form of GLS are the same; they part at the second
+    token, where only the streams that matched the first are alive. There `conditional` races over those alive,
+    `strong` over all K, each beside its bound; rates are among the rounds with a stream alive.
+
+    Args:
+        pairs: the distributions; both rounds have the same.
+        most: K goes from 1 to this.
+        rounds: how many tokens' worth of pairs of rounds, for each pair and K.
+        seed: the session's.
+        progress: called after each K.
+    """
+    key = session_key(seed_from_integer(seed), "matching")
+    rows = []
+    for k in range(1, most + 1):
+        first: list[FloatArray] = []
+        second: list[FloatArray] = []  # a column each: conditional, its bound, strong, its bound
+        for at, (_, p, q) in enumerate(pairs):
+            start = at * 2 * rounds
+            x = np.array([draw_x(key, start, 2 * rounds, p, stream) for stream in range(k)])
+            y = draw_y(key, start, 2 * rounds, q, range(k))
+            hits = x == y
+            first.append(hits[:, :rounds].any(axis=0).astype(np.float64))
+            lemma = np.array([math.nan, *(bounds.list_matching_lemma(p, q, j) for j in range(1, k + 1))])
+            alive, matched = hits[:, :rounds], hits[:, rounds:]
+            for i in np.flatnonzero(alive.any(axis=0)).tolist():
+                streams = np.flatnonzero(alive[:, i]).tolist()
+                conditional = draw_y(key, start + rounds + i, 1, q, streams)[0]
+                second.append(np.array([(x[streams, rounds + i] == conditional).any(), lemma[len(streams)],
+                                        matched[streams, i].any(), len(streams) / k * lemma[k]]))
+        conditional_rate, conditional_bound, strong_rate, strong_bound = np.mean(second, axis=0).tolist()
+        gls = float(np.mean(first))
+        rows.append({
+            "k": k, "gls": gls, "gls_error": _error(gls, rounds * len(pairs)),
+            **{name: float(np.mean([bound(p, q, k) for _, p, q in pairs])) for name, bound in (
+                ("lemma", bounds.list_matching_lemma), ("specinfer", bounds.specinfer_match),
+                ("kseq", bounds.kseq_match), ("optimum", bounds.optimal_list_match),
+                ("equality_check", bounds.equality_check_match),
+            )},
+            "second_rounds": len(second),
+            "conditional": conditional_rate, "conditional_error": _error(conditional_rate, len(second)),
+            "conditional_bound": conditional_bound,
+            "strong": strong_rate, "strong_error": _error(strong_rate, len(second)), "strong_bound": strong_bound,
+        })
+        progress()
+    return rows
 
 
 def _error(p: float, n: int) -> float:

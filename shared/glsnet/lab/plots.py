@@ -35,8 +35,8 @@ def bits(rows: list[Row], path: Path) -> None:
     epsilons = [row["epsilon"] for row in rows if row["epsilon"] is not None]
     for scheme, label, marker in (
         ("gumbel", "Gumbel", "o"), ("minhash", "weighted MinHash", "s"),
-        ("protocol 4", f"Protocol 4, $\\epsilon$ = {epsilons[0]:g} to {epsilons[-1]:g}", "^"),
-        ("whole distribution", "whole distribution (Protocol 1)", "D"),
+        ("low-communication", f"Protocol 4, $\\epsilon$ = {epsilons[0]:g} to {epsilons[-1]:g}", "^"),
+        ("whole-distribution", "whole distribution (Protocol 1)", "D"),
     ):
         of = [row for row in rows if row["scheme"] == scheme]
         axes.errorbar([row["bits"] for row in of], [row["match"] for row in of],
@@ -45,6 +45,34 @@ def bits(rows: list[Row], path: Path) -> None:
     axes.set_xscale("symlog", linthresh=10)
     axes.set(xlabel="bits per sample", ylabel="Pr[a = b], mean over pairs", xlim=(-1, None))
     axes.legend(frameon=False, loc="lower right")
+    _save(figure, path)
+
+
+def matching(rows: list[Row], path: Path) -> None:
+    """Matching rate against K, first and second token, with two standard errors."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained", sharey=True)
+    k = [row["k"] for row in rows]
+
+    def measured(axes: Any, name: str, label: str, **style: Any) -> None:
+        axes.errorbar(k, [row[name] for row in rows], [2 * row[f"{name}_error"] for row in rows], markersize=4,
+                      capsize=2, label=label, **style)
+
+    for name, label, style in (
+        ("optimum", "optimum over all schemes", "k-"), ("specinfer", "SpecInfer, exact", "C1--"),
+        ("kseq", "K-SEQ, exact", "C2-."), ("lemma", "GLS, list matching lemma", "C0:"),
+        ("equality_check", "equality check, exact", "C7--"),
+    ):
+        left.plot(k, [row[name] for row in rows], style, linewidth=1.2, label=label)
+    measured(left, "gls", "GLS, measured (strong = conditional)", fmt="C0o")
+    left.set(title="first token: all K streams alive", xlabel="K", ylabel="Pr[Y in list], mean over pairs")
+    measured(right, "conditional", "GLS, conditional: S = streams alive", fmt="C0o")
+    right.plot(k, [row["conditional_bound"] for row in rows], "C0:", label="its bound (lemma with J streams)")
+    measured(right, "strong", "GLS, strong: S = all K streams", fmt="C3s")
+    right.plot(k, [row["strong_bound"] for row in rows], "C3:", label="its bound (J of K streams)")
+    right.set(title="second token: J streams matched the first", xlabel="K", ylim=(0, 1))
+    for axes, corner in ((left, "lower right"), (right, "upper left")):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(frameon=False, loc=corner, fontsize=8)
     _save(figure, path)
 
 
