@@ -14,7 +14,7 @@ from glsnet.race import FloatArray
 from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import noisy_observation
 from glsnet.sources.samples import read_column, write_atomically
-from glsnet.transport import control, exchange, rpc, service
+from glsnet.transport import control, exchange, parties, rpc, service
 
 
 def main(
@@ -81,7 +81,7 @@ async def _decode(session: DecoderSession, encoder: str, t: FloatArray, output: 
             rounds = range(outcomes.first_round, outcomes.first_round + outcomes.message.size)
             rows.writerows(zip(rounds, outcomes.message.tolist(), outcomes.reconstruction.tolist(), strict=True))
 
-        await exchange.run_decoder(session, encoder, exchange.nothing, take, write)
+        await parties.run_decoder(session, encoder, parties.nothing, take, write)
         if session.next_round < t.size:
             raise CallerError(f"side information: expected {session.next_round} samples, as the encoder had, "
                               f"got {t.size}; use files of equal length")

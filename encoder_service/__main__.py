@@ -15,8 +15,8 @@ from glsnet.race import FloatArray
 from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import Gaussian
 from glsnet.sources.samples import read_column
-from glsnet.transport import control, exchange, service
-from glsnet.transport.exchange import Broadcast
+from glsnet.transport import control, exchange, parties, service
+from glsnet.transport.exchange import Broadcast, Broadcasts
 
 
 def main(
@@ -42,7 +42,7 @@ def main(
     As a plain codec: `python -m encoder_service --listen 0.0.0.0:7000 --source a.txt --seed 7 --decoders 2` waits for
     two decoders, codes the file for them, and ends. Only indices leave this process.
     """
-    broadcasts: dict[str, Broadcast] = {}
+    broadcasts: Broadcasts = {}
     job = None
     if source is not None:
         try:
@@ -53,7 +53,7 @@ def main(
         except CallerError as error:
             raise typer.BadParameter(str(error)) from error
         broadcasts[exchange.CODEC] = Broadcast(session)
-        job = partial(exchange.run_encoder, broadcasts[exchange.CODEC], _frames(a, frame), exchange.nothing)
+        job = partial(parties.run_encoder, broadcasts[exchange.CODEC], _frames(a, frame), parties.nothing)
     methods = {
         exchange.METHOD: partial(exchange.serve_join, broadcasts=broadcasts),
         control.METHOD: partial(control.conduct_encoder, broadcasts=broadcasts),

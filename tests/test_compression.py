@@ -25,7 +25,7 @@ def encoder(decoders: int = 2, l_max: int = 8, scheme: str = "gls") -> EncoderSe
 def joined(party: EncoderSession, seed: bytes = SEED, stream: int | None = None) -> DecoderSession:
     decoder = DecoderSession("s", SIDE, seed, Terms(), stream)
     ack = decoder.agree(party.join(decoder.join()))
-    party.acknowledge(decoder.stream, ack)
+    party.receive(decoder.stream, ack)
     return decoder
 
 
@@ -141,12 +141,12 @@ def test_acks_come_every_few_frames_and_bound_what_is_in_flight() -> None:
         assert party.frames_in_flight == i % ACK_FRAMES + 1
         if ack is not None:
             acks.append(ack.next_round)
-            party.acknowledge(0, ack)
+            party.receive(0, ack)
     assert acks == [ACK_FRAMES, 2 * ACK_FRAMES, 3 * ACK_FRAMES]
     assert party.frames_in_flight == 0
     for wrong in (Ack(a.size + 1), Ack(a.size - 1)):
         with pytest.raises(FrameError, match=f"next_round from {a.size} to {a.size}, got {wrong.next_round}"):
-            party.acknowledge(0, wrong)
+            party.receive(0, wrong)
 
 
 def test_no_decoder_joins_a_session_under_way() -> None:

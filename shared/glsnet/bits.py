@@ -20,7 +20,7 @@ def packed_size(count: int, width: int) -> int:
 
 
 def pack(values: NDArray[np.int64], width: int) -> bytes:
-    """Pack values of shape [count], each in [0, 2^width), width up to 32."""
+    """Pack values of shape [count], each in [0, 2^width), width up to 62."""
     places = np.arange(width - 1, -1, -1)
     return np.packbits((values[:, None] >> places & 1).astype(np.uint8)).tobytes()
 

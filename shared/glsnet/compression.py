@@ -1,6 +1,6 @@
 """Compression with side information as two sans-I/O sessions: frames in, frames out; no socket, clock or loop.
 
-    EncoderSession   join(Join) -> Terms, acknowledge(Ack); encode(samples) -> Indices; end() -> End
+    EncoderSession   join(Join) -> Terms, receive(Ack); encode(samples) -> Indices; end() -> End
     DecoderSession   join() -> Join, agree(Terms) -> Ack; decode(Indices, t) -> outcomes; end(End) -> Ack
 
 A DecoderSession is given its own side information, the frames and the seed, and nothing else.
@@ -9,12 +9,13 @@ A DecoderSession is given its own side information, the frames and the seed, and
 import hashlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 from glsnet.bits import width_of
 from glsnet.errors import CallerError, FrameError, TermsError
 from glsnet.frames import MAX_COUNT, PROTOCOL, Ack, End, Indices, Join, Terms
+from glsnet.joining import Host, check_answer, missing
 from glsnet.race import FloatArray, IntArray
 from glsnet.randomness import MAX_BLOCKS, MAX_STREAMS, SEED_BYTES, seed_digest, session_key
 from glsnet.sources import gaussian
@@ -59,15 +60,12 @@ def terms_of(source: Gaussian, seed: bytes, scheme: str, decoders: int, l_max: i
     )
 
 
-class EncoderSession:
+class EncoderSession(Host):
     """The encoder's side: who has joined and agreed, what has been sent, and the next frame."""
 
     def __init__(self, session: str, source: Gaussian, seed: bytes, scheme: str, decoders: int, l_max: int) -> None:
         """Raises CallerError if a term is out of range."""
-        self.terms = terms_of(source, seed, scheme, decoders, l_max)
-        self.session, self.decoders = session, decoders
-        self.next_round = 0
-        self.acknowledged: dict[int, int | None] = {}  # per joined stream: its next round, None until it has agreed
+        super().__init__(session, terms_of(source, seed, scheme, decoders, l_max))
         self._ends: deque[int] = deque()  # next_round after each frame in flight
         self._source, self._l_max, self._width = source, l_max, width_of(l_max)
         self._key = session_key(seed, PURPOSE)
@@ -75,58 +73,14 @@ class EncoderSession:
         self._digest = hashlib.sha256()
 
     @property
-    def complete(self) -> bool:
-        """Whether all K decoders have joined and agreed."""
-        return len(self.acknowledged) == self.decoders and None not in self.acknowledged.values()
-
-    @property
     def digest(self) -> bytes:
         """SHA-256 over all messages so far, 2 bytes each, little-endian."""
         return self._digest.digest()
 
-    def join(self, join: Join) -> Terms:
-        """Admit a decoder and answer with the terms, its stream among them.
-
-        Raises:
-            TermsError: it expects other terms, its stream is taken or out of range, or no stream is free.
-        """
-        if join.session != self.session:
-            raise TermsError(f"session: the encoder has {self.session!r}, the decoder expects {join.session!r}")
-        self.terms.check(replace(join.expected, stream=None))
-        free = (k for k in range(self.decoders) if k not in self.acknowledged)
-        stream = join.stream if join.stream is not None else next(free, self.decoders)
-        if stream >= self.decoders:
-            raise TermsError(
-                f"stream: expected one of 0 to {self.decoders - 1}, "
-                + (f"got {stream}" if join.stream is not None else "got another decoder when all had joined")
-            )
-        if stream in self.acknowledged:
-            raise TermsError(f"stream: expected one that is free, got {stream}, on which a decoder has joined")
-        if self.next_round > 0:
-            raise TermsError(f"stream: expected decoders to join before round 0, got {stream} at {self.next_round}")
-        self.acknowledged[stream] = None
-        return replace(self.terms, stream=stream)
-
-    def acknowledge(self, stream: int, ack: Ack) -> None:
-        """Note what a decoder has processed; its first Ack, of round 0, says that it agrees to the terms.
-
-        Raises:
-            FrameError: it acknowledges rounds that were not sent, or takes an acknowledgement back.
-        """
-        least = self.acknowledged[stream] or 0
-        if not least <= ack.next_round <= self.next_round:
-            raise FrameError(f"ack: expected next_round from {least} to {self.next_round}, got {ack.next_round}")
-        self.acknowledged[stream] = ack.next_round
-
-    def leave(self, stream: int) -> None:
-        """Go on without a decoder."""
-        self.acknowledged.pop(stream, None)
-
     @property
     def frames_in_flight(self) -> int:
         """Frames that some decoder in the session has yet to acknowledge."""
-        least = min((at or 0 for at in self.acknowledged.values()), default=self.next_round)
-        while self._ends and self._ends[0] <= least:
+        while self._ends and self._ends[0] <= self.all_acknowledged:
             self._ends.popleft()
         return len(self._ends)
 
@@ -188,9 +142,7 @@ class DecoderSession:
             FrameError: some are missing.
         """
         agreed = _Agreed.of(terms, self._seed, self._side_of)
-        agreed.terms.check(self._join.expected)
-        if self._join.stream not in (None, agreed.stream):
-            raise TermsError(f"stream: expected {self._join.stream}, as asked for, got {agreed.stream}")
+        check_answer(self._join, terms)
         self._agreed = agreed
         return Ack(self.next_round)
 
@@ -251,8 +203,7 @@ class _Agreed:
                        mean=float(mean), variance=float(variance), sigma2=float(sigma2), stream=int(stream)):
                 pass
             case _:
-                missing = [field.name for field in fields(terms) if getattr(terms, field.name) is None]
-                raise FrameError(f"terms: expected all of them from the encoder, got none for {', '.join(missing)}")
+                raise missing(terms, "scheme", "decoders", "l_max", "width", "mean", "variance", "sigma2", "stream")
         try:
             source = Gaussian(mean, variance, sigma2)
             possible = replace(terms_of(source, seed, scheme, decoders, l_max), stream=stream)

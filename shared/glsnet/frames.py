@@ -1,7 +1,8 @@
 """Frames of the data plane: what they hold, and their bytes (protobuf, proto/glsnet/v1/exchange.proto)."""
 
 import zlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -13,7 +14,7 @@ from glsnet.v1 import exchange_pb2 as pb
 
 PROTOCOL = 1
 MAX_COUNT = 1 << 16  # rounds in one frame
-MAX_OTHER_BYTES = 4096  # of any frame but Indices: its text may come back in an error
+MAX_OTHER_BYTES = 4096  # of any frame but Indices and Turn: its text may come back in an error
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Terms:
     variance: float | None = None
     sigma2: float | None = None
     stream: int | None = None
+    items: int | None = None
+    epsilon: float | None = None
 
     def __str__(self) -> str:
         present = ((field.name, getattr(self, field.name)) for field in fields(self))
@@ -87,6 +90,32 @@ class Indices:
         return messages
 
 
+TurnKind = Literal["candidates", "darts", "verdicts", "everything"]
+_TURNS = get_args(TurnKind)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One party's message for `count` rounds of a batch, packed as `conversation` says."""
+
+    kind: TurnKind
+    first_round: int
+    count: int
+    packed: bytes
+    checksum: int
+
+    @classmethod
+    def of(cls, kind: TurnKind, first_round: int, count: int, packed: bytes) -> "Turn":
+        """With its checksum."""
+        return cls(kind, first_round, count, packed, _checksum(first_round, count, packed))
+
+    def checked(self) -> bytes:
+        """What is packed; raises FrameError if the checksum is not that of it."""
+        if self.checksum != (computed := _checksum(self.first_round, self.count, self.packed)):
+            raise FrameError(f"checksum: expected {computed:#010x} for these {self.kind}, got {self.checksum:#010x}")
+        return self.packed
+
+
 @dataclass(frozen=True)
 class End:
     """There are no more rounds than these."""
@@ -108,7 +137,7 @@ class Refusal:
     reason: str
 
 
-Frame = Join | Terms | Indices | End | Ack | Refusal
+Frame = Join | Terms | Indices | Turn | End | Ack | Refusal
 
 
 def to_bytes(frame: Frame) -> bytes:
@@ -121,6 +150,10 @@ def to_bytes(frame: Frame) -> bytes:
         case Indices(first_round, count, packed, checksum):
             indices = pb.Indices(first_round=first_round, count=count, packed=packed, checksum=checksum)
             message = pb.Frame(indices=indices)
+        case Turn(kind, first_round, count, packed, checksum):
+            turn = pb.Turn(first_round=first_round, count=count, packed=packed, checksum=checksum)
+            message = pb.Frame()
+            getattr(message, kind).CopyFrom(turn)
         case End(rounds):
             message = pb.Frame(end=pb.End(rounds=rounds))
         case Ack(next_round):
@@ -142,7 +175,7 @@ def from_bytes(data: bytes) -> Frame:
     except DecodeError as error:
         raise FrameError(f"frame: expected a whole frame, got {len(data)} bytes that end or break off early") from error
     kind = message.WhichOneof("frame")
-    if kind != "indices" and len(data) > MAX_OTHER_BYTES:
+    if kind not in ("indices", *_TURNS) and len(data) > MAX_OTHER_BYTES:
         raise FrameError(f"frame: expected at most {MAX_OTHER_BYTES} bytes for {kind}, got {len(data)}")
     match kind:
         case "join":
@@ -153,9 +186,10 @@ def from_bytes(data: bytes) -> Frame:
             return terms_from_proto(message.terms)
         case "indices":
             indices = message.indices
-            if not 1 <= indices.count <= MAX_COUNT:
-                raise FrameError(f"count: expected 1 to {MAX_COUNT} rounds in a frame, got {indices.count}")
-            return Indices(indices.first_round, indices.count, indices.packed, indices.checksum)
+            return Indices(indices.first_round, _count(indices.count), indices.packed, indices.checksum)
+        case "candidates" | "darts" | "verdicts" | "everything":
+            turn: pb.Turn = getattr(message, kind)
+            return Turn(kind, turn.first_round, _count(turn.count), turn.packed, turn.checksum)
         case "end":
             return End(message.end.rounds)
         case "ack":
@@ -167,18 +201,28 @@ def from_bytes(data: bytes) -> Frame:
 
 def terms_to_proto(terms: Terms) -> pb.Terms:
     """Terms as protobuf, without those that are None; the control plane hands them over so, too."""
-    normal = {name: getattr(terms, name) for name in _NORMAL}
-    others = {field.name: getattr(terms, field.name) for field in fields(terms) if field.name not in _NORMAL}
-    return pb.Terms(**others, normal=pb.Normal(**normal) if any(v is not None for v in normal.values()) else None)
+    present = {field.name: value for field in fields(terms) if (value := getattr(terms, field.name)) is not None}
+    normal = {name: present.pop(name) for name in _NORMAL if name in present}
+    finite = {name: present.pop(name) for name in _FINITE if name in present}
+    return pb.Terms(**present, normal=pb.Normal(**normal) if normal else None,
+                    finite=pb.Finite(**finite) if finite else None)
 
 
 def terms_from_proto(message: pb.Terms) -> Terms:
     """The inverse of `terms_to_proto`."""
-    present = {field.name: value for field, value in message.ListFields() if field.name != "normal"}
-    return replace(Terms(), **present, **{field.name: value for field, value in message.normal.ListFields()})
+    parts = (message, message.normal, message.finite)
+    present = {field.name: value for part in parts for field, value in part.ListFields()}
+    return Terms(**{name: value for name, value in present.items() if name not in ("normal", "finite")})
 
 
 _NORMAL = ("mean", "variance", "sigma2")
+_FINITE = ("items", "epsilon")
+
+
+def _count(count: int) -> int:
+    if not 1 <= count <= MAX_COUNT:
+        raise FrameError(f"count: expected 1 to {MAX_COUNT} rounds in a frame, got {count}")
+    return count
 
 
 def _checksum(first_round: int, count: int, packed: bytes) -> int:

@@ -16,20 +16,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from glsnet.errors import CallerError, GlsnetError
-from glsnet.lab import figures, report, runner
+from glsnet.lab import coupled, figures, report, runner
 from glsnet.lab import nature as natures
-from glsnet.lab.nature import Nature
-from glsnet.lab.pairs import language_pairs, read_pairs
+from glsnet.lab.pairs import Pair, language_pairs, read_pairs
 from glsnet.lab.runner import Drawn, Parties
-from glsnet.lab.settings import GaussianRun
-from glsnet.lab.tally import Tally
+from glsnet.lab.settings import CouplingRun, GaussianRun, Run
 from glsnet.sources.samples import write_atomically
 from glsnet.transport.rpc import check_address
 
-_SETTINGS = "\n".join(
-    f"- **{name}**{'' if field.default is None else f' = {field.default}'}: {field.description}"
-    for name, field in GaussianRun.model_fields.items()
-)
+
+def _settings(of: type[Run]) -> str:
+    """The end of a run's help: every setting."""
+    return "Settings for --set, with their defaults:\n\n" + "\n".join(
+        f"- **{name}**{'' if field.default is None else f' = {field.default}'}: {field.description}"
+        for name, field in of.model_fields.items()
+    )
+
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", add_completion=False,
                   pretty_exceptions_enable=False, help="Coupling without communication, over a real network.")
@@ -44,20 +46,26 @@ FigureFolder = Annotated[Path, typer.Option(help="Folder for the CSV and the PNG
 FigureSeed = Annotated[int, typer.Option(help="Seed of the session, and of the choice of pairs.")]
 
 
-@run_app.command(epilog=f"Settings for --set, with their defaults:\n\n{_SETTINGS}")
+Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; may be given "
+                                                        "again. All are listed below.")]
+EncoderAddress = Annotated[str | None, typer.Option("--encoder", metavar="HOST:PORT", help="An encoder service that "
+                                                    "runs already. Default: one is started here.")]
+DecoderAddresses = Annotated[list[str] | None, typer.Option("--decoder", metavar="HOST:PORT", help="A decoder service "
+                                                            "that runs already; once for each decoder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+
+
+@run_app.command(epilog=_settings(GaussianRun))
 def gaussian(
-    assignments: Annotated[list[str] | None, typer.Option(
-        "--set", metavar="KEY=VALUE", help="A setting; may be given again. All are listed below.")] = None,
+    assignments: Assignments = None,
     samples: Annotated[Path | None, typer.Option(
         help="CSV file of your own samples, header a,t1,...,tK, one row per sample. Default: drawn from the model."
     )] = None,
     output: Annotated[Path | None, typer.Option(
         help="CSV file to write: each round's index, sample and reconstructions.")] = None,
-    encoder: Annotated[str | None, typer.Option(
-        metavar="HOST:PORT", help="An encoder service that runs already. Default: one is started here.")] = None,
-    decoder: Annotated[list[str] | None, typer.Option(
-        metavar="HOST:PORT", help="A decoder service that runs already; once for each decoder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")] = False,
+    encoder: EncoderAddress = None,
+    decoders: DecoderAddresses = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compress Gaussian samples for K decoders with side information of their own.
 
@@ -70,14 +78,56 @@ def gaussian(
     """
     settings = GaussianRun.parsed(assignments or [])
     nature = natures.synthetic(settings) if samples is None else natures.from_file(samples, settings)
-    parties = _parties(settings, nature, encoder, decoder or [])
+    parties = _parties(settings.transport, len(nature.sides), encoder, decoders or [])
     with ExitStack() as stack:
         sink = _ignore if output is None else stack.enter_context(_Rows(output, len(nature.sides)))
-        result = _run(settings, nature, parties, sink)
+        with _progress(settings.transport, len(nature.sides), parties, nature.samples) as advance:
+            result = asyncio.run(runner.run(
+                settings, nature, parties, lambda tally: advance(tally.samples, tally.match.value), sink
+            ))
+    _print(result, report.show, as_json)
+
+
+@run_app.command(epilog=_settings(CouplingRun))
+def coupling(
+    assignments: Assignments = None,
+    pairs: PairsFile = None,
+    encoder: EncoderAddress = None,
+    decoders: DecoderAddresses = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw coupled samples: Alice, who has p, and Bob, who has q, are to draw the same as often as possible.
+
+    Bob is an encoder service and Alice a decoder service (K of her in a list scheme), each a process; what they say to
+    each other crosses the same gRPC stream as in compression. Prints how often they matched beside what theory
+    promises, the messages, and the bits at every layer, both ways.
+
+    - `glsnet run coupling --set scheme=gumbel`: nothing is sent
+    - `glsnet run coupling --set scheme=low-communication --set epsilon=0.01`: Protocol 4, back and forth
+    - `glsnet run coupling --set scheme=gls --set decoders=4 --pairs mine.npz --json`
+    """
+    settings = CouplingRun.parsed(assignments or [])
+    k = coupled.scheme_of(settings).decoders
+    parties = _parties(settings.transport, k, encoder, decoders or [])
+    found = _few(read_pairs(pairs), settings) if pairs else language_pairs(settings.pairs, settings.seed)
+    with _progress(settings.transport, k, parties, len(found) * settings.rounds) as advance:
+        result = asyncio.run(coupled.run_coupling(settings, found, parties, advance))
+    _print(result, report.show_coupling, as_json)
+
+
+def _few(found: list[Pair], settings: CouplingRun) -> list[Pair]:
+    """Of a file's pairs, as many as were asked for; by default all."""
+    wanted = settings.pairs if "pairs" in settings.model_fields_set else len(found)
+    if wanted > len(found):
+        raise CallerError(f"pairs: expected at most {len(found)}, those of the file, got {wanted}; leave it out")
+    return found[:wanted]
+
+
+def _print(result: dict[str, Any], show: Callable[[dict[str, Any], Console], None], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
     else:
-        report.show(result, Console())
+        show(result, Console())
 
 
 @figure_app.command()
@@ -160,26 +210,22 @@ def _figure(name: str, output: Path, steps: int, rows_of: Callable[[Callable[[],
     print(f"{output / name}.csv\n{output / name}.png")
 
 
-def _run(settings: GaussianRun, nature: Nature, parties: Parties | None, sink: Callable[[Drawn], None]
-         ) -> dict[str, Any]:
-    """Run with a progress display on standard error."""
-    console = Console(stderr=True)
-    what = "in this process" if settings.transport == "direct" else (
-        f"1 encoder and {len(nature.sides)} decoders " + ("as processes here" if parties is None else "at work")
+@contextmanager
+def _progress(transport: str, decoders: int, parties: Parties | None, samples: int
+              ) -> Iterator[Callable[[int, float], None]]:
+    """A progress display on standard error; gives what to call with the samples so far and their match rate."""
+    what = "in this process" if transport == "direct" else (
+        f"1 encoder and {decoders} decoder{'s' if decoders > 1 else ''} "
+        + ("as processes here" if parties is None else "at work")
     )
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=nature.samples, state="starting (the first run compiles)")
-
-        def progress(tally: Tally) -> None:
-            bar.update(task, completed=tally.samples, state=f"match rate {tally.match.value:.4f}")
-
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=samples, state="starting (the first run compiles)")
         with _interruptible(bar, "the parties started here are stopped"):
-            result = asyncio.run(runner.run(settings, nature, parties, progress, sink))
-    return result
+            yield lambda done, match: bar.update(task, completed=done, state=f"match rate {match:.4f}")
 
 
 @contextmanager
@@ -193,14 +239,14 @@ def _interruptible(bar: Progress, state: str) -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def _parties(settings: GaussianRun, nature: Nature, encoder: str | None, decoders: list[str]) -> Parties | None:
+def _parties(transport: str, k: int, encoder: str | None, decoders: list[str]) -> Parties | None:
     if encoder is None and not decoders:
         return None
-    if settings.transport == "direct":
+    if transport == "direct":
         raise CallerError("transport: expected grpc with --encoder and --decoder, got direct; leave one of them out")
-    if encoder is None or len(decoders) != len(nature.sides):
+    if encoder is None or len(decoders) != k:
         raise CallerError(
-            f"--encoder and --decoder: expected one encoder and {len(nature.sides)} decoders (K), "
+            f"--encoder and --decoder: expected one encoder and {k} decoders (K), "
             f"got {'none' if encoder is None else 'one'} and {len(decoders)}; name them all, or none to start them here"
         )
     for address in (encoder, *decoders):

@@ -22,9 +22,7 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def _quality(result: dict[str, Any]) -> Table:
-    table = Table(title=headline(result), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "measured", "std. error", "beside it"):
-        table.add_column(name, justify="left" if name in ("", "beside it") else "right")
+    table = _table(headline(result), ("", "<"), ("measured", ">"), ("std. error", ">"), ("beside it", "<"))
     table.add_row("samples", f"{result['samples']:,}", "", f"{result['samples_per_second']:,.0f} samples/s")
     table.add_row("match rate", f"{result['match_rate']:.4f}", f"{result['match_rate_error']:.4f}",
                   f"coding bound at least {result['match_bound']:.3f}")
@@ -37,18 +35,10 @@ def _quality(result: dict[str, Any]) -> Table:
 
 
 def _wire(result: dict[str, Any]) -> Table:
-    table = Table(title="bits per sample towards each decoder", title_justify="left", title_style="bold",
-                  box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("layer", "bits", "over packed", "what it counts"):
-        table.add_column(name, justify="right" if name in ("bits", "over packed") else "left")
+    table = _table("bits per sample towards each decoder", ("layer", "<"), ("bits", ">"), ("over packed", ">"),
+                   ("what it counts", "<"))
     layers = result["bits_per_sample"]
-    for layer, meaning in (
-        ("information", "log2 L_max"),
-        ("packed", "fixed-width indices"),
-        ("protobuf", "frames: round, count, checksum"),
-        ("stream", "gRPC over HTTP/2, counted on the socket"),
-        ("ip", "TCP/IP, by the kernel's segment count"),
-    ):
+    for layer, meaning in (("information", "log2 L_max"), *_LAYERS):
         bits = layers[layer]
         if bits is None:
             table.add_row(layer, "-", "", f"{meaning}: not on this transport or system")
@@ -59,18 +49,65 @@ def _wire(result: dict[str, Any]) -> Table:
     return table
 
 
+def show_coupling(result: dict[str, Any], console: Console) -> None:
+    """Print one result of `coupled.run_coupling`."""
+    of = f", epsilon = {result['epsilon']:g}" if result["epsilon"] is not None else ""
+    table = _table(f"scheme {result['scheme']}, K = {result['decoders']}{of}, {result['pairs']} pairs over "
+                   f"N = {result['items']:,} items, seed {result['seed']}, {result['transport']}",
+                   ("", "<"), ("measured", ">"), ("std. error", ">"), ("beside it", "<"))
+    low, high = result["match_at_least"], result["match_at_most"]
+    theory = f"exactly {low:.4f}" if low == high else f"at least {low:.4f}, at most {high:.4f}"
+    talks = result["frames_per_batch"] > 0
+    table.add_row("samples", f"{result['samples']:,}", "", f"{result['samples_per_second']:,.0f} samples/s")
+    table.add_row("total variation D", f"{result['total_variation']:.4f}", "", "mean over pairs")
+    table.add_row("match rate", f"{result['match_rate']:.4f}", f"{result['match_rate_error']:.4f}", theory)
+    table.add_row("messages per sample", f"{result['messages_per_sample']:.4f}",
+                  f"{result['messages_per_sample_error']:.4f}" if talks else "", "those with an index")
+    table.add_row("trips per sample", f"{result['trips_per_sample']:.4f}", "", "one way, until both have it")
+    batch = min(result["frame"], result["samples"] // result["pairs"])
+    table.add_row("frames per batch", f"{result['frames_per_batch']:.1f}", "",
+                  f"of {batch:,} samples" if talks else "nothing is sent")
+    down, up = (result["bits_per_sample"][way] for way in ("down", "up"))
+    wire = _table("bits per sample, of each decoder", ("layer", "<"), ("to Alice", ">"), ("to Bob", ">"),
+                  ("what it counts", "<"))
+    for layer, meaning in (("information", "log2 of a message's values"), *_LAYERS):
+        if down[layer] is None:
+            wire.add_row(layer, "-", "-", f"{meaning}: not on this transport or system")
+        else:
+            wire.add_row(layer, f"{down[layer]:,.4f}", f"{up[layer]:,.4f}", meaning)
+    console.print(Group(table, wire, Text(_setup(result), style="dim")))
+
+
+def _table(title: str, *columns: tuple[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, side in columns:
+        table.add_column(name, justify="left" if side == "<" else "right")
+    return table
+
+
+def _setup(result: dict[str, Any]) -> str:
+    setup = result["setup_bytes"]
+    if setup["down"] is None:
+        return ""
+    count = len(setup["down"])
+    return (f"Set-up, once per decoder (connection, Join, Terms): {sum(setup['down']) / count:.0f} bytes down, "
+            f"{sum(setup['up']) / count:.0f} up.")
+
+
+_LAYERS = (
+    ("packed", "fixed-width fields"),
+    ("protobuf", "frames: round, count, checksum"),
+    ("stream", "gRPC over HTTP/2, counted on the socket"),
+    ("ip", "TCP/IP, by the kernel's segment count"),
+)
+
+
 def _notes(result: dict[str, Any]) -> str:
     lines = [
         "Distortion is that of the best of the K reconstructions, relative to the source's variance. MSE (dB) is the "
         "dB of the mean squared error, which theory bounds; mean dB is the mean of each sample's dB, which the "
         "published tables give: it is lower, for it hardly sees the few large errors of samples without a match.",
     ]
-    setup = result["setup_bytes"]
-    if setup["down"] is not None:
-        count = len(setup["down"])
-        lines.append(
-            f"Set-up, once per decoder (connection, Join, Terms): {sum(setup['down']) / count:.0f} bytes down, "
-            f"{sum(setup['up']) / count:.0f} up. Acknowledgements: "
-            f"{result['uplink_bits_per_sample']['stream']:.4f} bits per sample up."
-        )
+    if setup := _setup(result):
+        lines.append(f"{setup} Acknowledgements: {result['uplink_bits_per_sample']['stream']:.4f} bits per sample up.")
     return "\n".join(lines)

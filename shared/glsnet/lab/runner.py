@@ -10,8 +10,8 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from glsnet.compression import DecoderSession, EncoderSession, Outcomes, terms_of
 from glsnet.errors import FrameError
-from glsnet.frames import Ack, End, Indices, Join, Terms, from_bytes, to_bytes
+from glsnet.frames import Ack, End, Indices, Join, Terms, Turn, from_bytes, to_bytes
 from glsnet.lab.nature import Nature
 from glsnet.lab.processes import local_parties
 from glsnet.lab.settings import GaussianRun
@@ -27,12 +27,12 @@ from glsnet.lab.tally import Tally
 from glsnet.race import FloatArray
 from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import SideInformation
-from glsnet.transport.control import Closed, DecoderOrder, conducting
+from glsnet.transport.control import Closed, Conductor, DecoderOrder, conducting
 from glsnet.transport.exchange import Metered, Traffic
 
 WINDOW = 8  # frames under way
 
-F = TypeVar("F", Join, Terms, Indices, End, Ack)
+F = TypeVar("F", Join, Terms, Indices, Turn, End, Ack)
 
 
 @dataclass(frozen=True)
@@ -114,31 +114,34 @@ async def _direct(settings: GaussianRun, nature: Nature) -> AsyncGenerator[Drawn
         return DecoderSession("direct", lambda _: side, seed, terms, k)
 
     decoders = [decoder_with(side, k) for k, side in enumerate(nature.sides)]
-    for decoder in decoders:
-        join = _carried(Join, decoder.join())
-        agreed = _carried(Ack, decoder.agree(_carried(Terms, encoder.join(join))))
-        encoder.acknowledge(decoder.stream, agreed)
     packed = protobuf = 0
     acks = [0] * len(decoders)
+    for k, decoder in enumerate(decoders):
+        join, _ = carried(decoder.join())
+        terms_given, _ = carried(encoder.join(join))
+        agreed, acks[k] = carried(decoder.agree(terms_given))
+        encoder.receive(k, agreed)
     yield None
     for a, t in nature.frames():
         frame, y = encoder.encode(a)
-        data = to_bytes(frame)
-        packed, protobuf = packed + len(frame.packed), protobuf + len(data)
+        arrived, size = carried(frame)
+        packed, protobuf = packed + len(frame.packed), protobuf + size
         x = []
         for k, decoder in enumerate(decoders):
-            drawn, ack = decoder.decode(_carried(Indices, frame), np.ascontiguousarray(t[:, k]))
+            drawn, ack = decoder.decode(arrived, np.ascontiguousarray(t[:, k]))
             if ack is not None:
-                acks[k] += len(to_bytes(ack))
-                encoder.acknowledge(decoder.stream, _carried(Ack, ack))
+                ack, size = carried(ack)
+                acks[k] += size
+                encoder.receive(k, ack)
             x.append(drawn)
         yield Drawn(a, t, y, x)
         await asyncio.sleep(0)  # lets Ctrl-C in
-    protobuf += len(to_bytes(encoder.end()))
+    end, size = carried(encoder.end())
+    protobuf += size
     for k, decoder in enumerate(decoders):
-        last = decoder.end(_carried(End, encoder.end()))
-        acks[k] += len(to_bytes(last))
-        encoder.acknowledge(decoder.stream, _carried(Ack, last))
+        last, size = carried(decoder.end(end))
+        acks[k] += size
+        encoder.receive(k, last)
     none = Traffic(0, 0, 0, None)
     metered = [Metered(none, none, Traffic(packed, protobuf, 0, None), Traffic(0, up, 0, None)) for up in acks]
     yield Ended(encoder.digest, metered, on_network=False)
@@ -146,19 +149,7 @@ async def _direct(settings: GaussianRun, nature: Nature) -> AsyncGenerator[Drawn
 
 async def _over_grpc(settings: GaussianRun, nature: Nature, parties: Parties) -> AsyncGenerator[Drawn | Ended | None]:
     seed, terms = _terms(settings, nature)
-    session = os.urandom(8).hex()
-    async with AsyncExitStack() as stack:
-        encoder = await stack.enter_async_context(
-            conducting(parties.encoder, f"encoder {parties.encoder}", session, seed, terms, None)
-        )
-        await encoder.opened()
-        decoders = [
-            await stack.enter_async_context(conducting(
-                address, f"decoder {k} at {address}", session, seed, terms, DecoderOrder(parties.encoder, k, side)
-            ))
-            for k, (address, side) in enumerate(zip(parties.decoders, nature.sides, strict=True))
-        ]
-        await asyncio.gather(*(decoder.opened() for decoder in decoders))
+    async with conducted(parties, os.urandom(8).hex(), seed, terms, nature.sides) as (encoder, decoders):
         yield None
         under_way: deque[tuple[FloatArray, FloatArray]] = deque()
 
@@ -179,8 +170,32 @@ async def _over_grpc(settings: GaussianRun, nature: Nature, parties: Parties) ->
         while under_way:
             yield await collect()
         await encoder.end()
-        closings: Sequence[Closed] = await asyncio.gather(encoder.closed(), *(each.closed() for each in decoders))
-        yield Ended(closings[0].digest, [each.metered for each in closings if each.metered], on_network=True)
+        yield Ended(*await closings(encoder, decoders), on_network=True)
+
+
+@asynccontextmanager
+async def conducted(parties: Parties, session: str, seed: bytes, terms: Terms, sides: Sequence[SideInformation | None]
+                    ) -> AsyncIterator[tuple[Conductor, list[Conductor]]]:
+    """Open a session at an encoder and its decoders; give them once all have agreed."""
+    async with AsyncExitStack() as stack:
+        encoder = await stack.enter_async_context(
+            conducting(parties.encoder, f"encoder {parties.encoder}", session, seed, terms, None)
+        )
+        await encoder.opened()
+        decoders = [
+            await stack.enter_async_context(conducting(
+                address, f"decoder {k} at {address}", session, seed, terms, DecoderOrder(parties.encoder, k, side)
+            ))
+            for k, (address, side) in enumerate(zip(parties.decoders, sides, strict=True))
+        ]
+        await asyncio.gather(*(decoder.opened() for decoder in decoders))
+        yield encoder, decoders
+
+
+async def closings(encoder: Conductor, decoders: Sequence[Conductor]) -> tuple[bytes, list[Metered]]:
+    """The end of a session: the encoder's digest, and what each decoder's exchange took."""
+    closed: Sequence[Closed] = await asyncio.gather(encoder.closed(), *(each.closed() for each in decoders))
+    return closed[0].digest, [each.metered for each in closed if each.metered]
 
 
 def _terms(settings: GaussianRun, nature: Nature) -> tuple[bytes, Terms]:
@@ -192,11 +207,12 @@ def _encoder_session(settings: GaussianRun, nature: Nature, seed: bytes) -> Enco
     return EncoderSession("direct", nature.source, seed, settings.scheme, len(nature.sides), settings.l_max)
 
 
-def _carried(kind: type[F], frame: F) -> F:
-    """The frame after a way as bytes."""
-    arrived = from_bytes(to_bytes(frame))
-    assert isinstance(arrived, kind)
-    return arrived
+def carried(frame: F) -> tuple[F, int]:
+    """The frame after a way as bytes, and how many those were."""
+    data = to_bytes(frame)
+    arrived = from_bytes(data)
+    assert isinstance(arrived, type(frame))
+    return arrived, len(data)
 
 
 def _compile_once(settings: GaussianRun, nature: Nature) -> None:
@@ -207,25 +223,26 @@ def _compile_once(settings: GaussianRun, nature: Nature) -> None:
 
 def _bits(tally: Tally, ended: Ended, l_max: int) -> dict[str, Any]:
     """Bits per sample at every layer, towards each decoder, warm; and the way back and the set-up apart."""
-
-    def per_sample(traffic: Sequence[Traffic]) -> dict[str, float | None]:
-        """The mean over the decoders given."""
-        scale = 8 / (tally.samples * len(traffic))
-        ip = [each.ip for each in traffic if each.ip is not None]
-        return {
-            "packed": scale * sum(each.packed for each in traffic),
-            "protobuf": scale * sum(each.protobuf for each in traffic),
-            "stream": scale * sum(each.stream for each in traffic) if ended.on_network else None,
-            "ip": scale * sum(ip) if len(ip) == len(traffic) else None,
-        }
-
     down = [each.rounds_down for each in ended.metered]
     setups = {"down": [each.setup_down.stream for each in ended.metered],
               "up": [each.setup_up.stream for each in ended.metered]}
     return {
-        "bits_per_sample": {"information": math.log2(l_max)} | per_sample(down),
-        "bits_per_sample_of_each_decoder": [per_sample([each]) for each in down],
-        "uplink_bits_per_sample": per_sample([each.rounds_up for each in ended.metered]),
+        "bits_per_sample": {"information": math.log2(l_max)} | per_sample(down, tally.samples, ended.on_network),
+        "bits_per_sample_of_each_decoder": [per_sample([each], tally.samples, ended.on_network) for each in down],
+        "uplink_bits_per_sample": per_sample([each.rounds_up for each in ended.metered], tally.samples,
+                                             ended.on_network),
         "setup_bytes": setups if ended.on_network else {"down": None, "up": None},
         "indices_digest": ended.digest.hex(),
+    }
+
+
+def per_sample(traffic: Sequence[Traffic], samples: int, on_network: bool) -> dict[str, float | None]:
+    """Bits per sample at each layer below the indices' information, the mean over the decoders given."""
+    scale = 8 / (samples * len(traffic))
+    ip = [each.ip for each in traffic if each.ip is not None]
+    return {
+        "packed": scale * sum(each.packed for each in traffic),
+        "protobuf": scale * sum(each.protobuf for each in traffic),
+        "stream": scale * sum(each.stream for each in traffic) if on_network else None,
+        "ip": scale * sum(ip) if len(ip) == len(traffic) else None,
     }

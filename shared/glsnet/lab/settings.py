@@ -1,7 +1,7 @@
 """What a run is: every setting with its default, its range and its meaning."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,29 +10,13 @@ from glsnet.frames import MAX_COUNT
 from glsnet.randomness import MAX_BLOCKS
 
 
-class GaussianRun(BaseModel):
-    """Compression of a Gaussian source with side information at every decoder."""
+class Run(BaseModel):
+    """Settings of any run, from text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    scheme: Literal["gls", "baseline"] = Field("gls", description="gls, or baseline: all decoders share one stream")
-    decoders: int = Field(4, ge=1, le=1000, description="K, the number of decoders")
-    l_max: int = Field(8, ge=1, le=MAX_BLOCKS, description="number of message values; an index is log2 of it in bits")
-    sigma2: float = Field(
-        0.001, ge=1e-12, le=1e6, description="variance of the codeword given the sample, as a share of the source's"
-    )
-    samples: int = Field(50_000, ge=2, le=2**32, description="how many samples; of a file, the first so many")
-    seed: int = Field(1, description="the seed that all parties share; samples are drawn from it, too")
-    transport: Literal["grpc", "direct"] = Field("grpc", description="grpc, or direct: in one process, no network")
-    frame: int = Field(4096, ge=1, le=MAX_COUNT, description="samples in one frame")
-    mean: float | None = Field(None, description="mean of the source; default 0, or fitted to the file")
-    variance: float | None = Field(None, gt=0, description="variance of the source; default 1, or fitted to the file")
-    noise_variance: float | None = Field(
-        None, ge=0, description="variance of t - a; default 0.5, or a line fitted to the file for each decoder"
-    )
-
     @classmethod
-    def parsed(cls, assignments: Iterable[str]) -> "GaussianRun":
+    def parsed(cls, assignments: Iterable[str]) -> Self:
         """From `key=value` texts, as after --set; the last one of a key counts.
 
         Raises:
@@ -53,6 +37,44 @@ class GaussianRun(BaseModel):
                 raise CallerError(f"{key}: no such setting; the keys are {_keys(cls)}") from None
             wanted = first["msg"].removeprefix("Input ").removeprefix("should be ")
             raise CallerError(f"{key}: expected {wanted}, got {first['input']!r}") from None
+
+
+class GaussianRun(Run):
+    """Compression of a Gaussian source with side information at every decoder."""
+
+    scheme: Literal["gls", "baseline"] = Field("gls", description="gls, or baseline: all decoders share one stream")
+    decoders: int = Field(4, ge=1, le=1000, description="K, the number of decoders")
+    l_max: int = Field(8, ge=1, le=MAX_BLOCKS, description="number of message values; an index is log2 of it in bits")
+    sigma2: float = Field(
+        0.001, ge=1e-12, le=1e6, description="variance of the codeword given the sample, as a share of the source's"
+    )
+    samples: int = Field(50_000, ge=2, le=2**32, description="how many samples; of a file, the first so many")
+    seed: int = Field(1, description="the seed that all parties share; samples are drawn from it, too")
+    transport: Literal["grpc", "direct"] = Field("grpc", description="grpc, or direct: in one process, no network")
+    frame: int = Field(4096, ge=1, le=MAX_COUNT, description="samples in one frame")
+    mean: float | None = Field(None, description="mean of the source; default 0, or fitted to the file")
+    variance: float | None = Field(None, gt=0, description="variance of the source; default 1, or fitted to the file")
+    noise_variance: float | None = Field(
+        None, ge=0, description="variance of t - a; default 0.5, or a line fitted to the file for each decoder"
+    )
+
+
+class CouplingRun(Run):
+    """Coupled draws from pairs of distributions, by Alice (or K of her) and Bob."""
+
+    scheme: Literal["gumbel", "minhash", "gls", "equality-check", "low-communication", "whole-distribution"] = Field(
+        "gumbel", description="gumbel, minhash, gls or equality-check send nothing; low-communication (Protocol 4) and "
+        "whole-distribution (Protocol 1) talk"
+    )
+    decoders: int = Field(1, ge=1, le=1000, description="K, the number of Alices; above 1 for gls and equality-check")
+    epsilon: float | None = Field(
+        None, gt=0, le=1, description="what may be lost of 1 - D, for low-communication only; default there 0.1"
+    )
+    rounds: int = Field(1000, ge=1, le=2**26, description="samples for each pair of distributions")
+    pairs: int = Field(8, ge=1, le=10_000, description="number of pairs; of a file, the first so many, default all")
+    seed: int = Field(1, description="the seed that all parties share; the choice of pairs depends on it, too")
+    transport: Literal["grpc", "direct"] = Field("grpc", description="grpc, or direct: in one process, no network")
+    frame: int = Field(1000, ge=1, le=MAX_COUNT, description="samples in one batch, which share their frames")
 
 
 def _keys(model: type[BaseModel]) -> str:

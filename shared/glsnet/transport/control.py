@@ -7,111 +7,141 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from glsnet.compression import DecoderSession, EncoderSession, Outcomes
+from glsnet.conversation import AliceSession, BobSession, Draw, Drawn
+from glsnet.coupling import Scheme
 from glsnet.errors import CallerError, FrameError
 from glsnet.frames import Terms, terms_from_proto, terms_to_proto
 from glsnet.race import FloatArray, IntArray
 from glsnet.sources.gaussian import Gaussian, SideInformation
 from glsnet.transport import rpc
-from glsnet.transport.exchange import Broadcast, Metered, Traffic, run_decoder, run_encoder
+from glsnet.transport.exchange import Broadcast, Broadcasts, Metered, Traffic
+from glsnet.transport.parties import run_alice, run_bob, run_decoder, run_encoder
 from glsnet.transport.rpc import log
 from glsnet.v1 import control_pb2 as pb
 
 Message = TypeVar("Message", pb.Order, pb.Report)
 METHOD = "/glsnet.v1.Control/Conduct"
-AHEAD = 16  # orders of samples that a party takes before it has coded the first
+AHEAD = 16  # orders of samples, or to draw, that a party takes before it has done the first
 
 
 @dataclass(frozen=True)
 class DecoderOrder:
-    """What only a decoder is told: where its encoder is, its stream, and what its t tells of A."""
+    """What only a decoder is told: where its encoder is, its stream, and, in compression, what its t tells of A."""
 
     encoder: str
     stream: int
-    side: SideInformation
+    side: SideInformation | None = None
 
 
 @dataclass(frozen=True)
 class Closed:
-    """A session's end at one party; `metered` is a decoder's."""
+    """A session's end at one party; `metered` is a decoder's, `digest` only of compression."""
 
     rounds: int
     digest: bytes
     metered: Metered | None
 
 
-async def conduct_encoder(context: rpc.Context, broadcasts: dict[str, Broadcast]) -> None:
-    """Open a session for the lab, code the samples it orders, and close it when the lab has no more.
+async def conduct_encoder(context: rpc.Context, broadcasts: Broadcasts) -> None:
+    """Open a session for the lab, do what it orders, and close it when the lab has no more.
 
     Raises:
         CallerError: an order is not possible.
+        PeerError: a decoder broke the protocol, and the session cannot go on without it.
         TransportError: all decoders were lost.
     """
     order = await _opening(context)
+    if order.session in broadcasts:
+        raise CallerError(f"session: expected a new one, got {order.session!r}, which is open")
+    reading = _Orders(context, "draw" if order.terms.HasField("finite") else "samples")
+    broadcast: Broadcast[Any]
+    try:
+        if order.terms.HasField("finite"):
+            broadcast = Broadcast(_bob_session(order))
+            party = run_bob(broadcast, reading.draws(), lambda drawn: _report(context, _drawn(drawn)))
+        else:
+            broadcast = Broadcast(_encoder_session(order))
+            party = run_encoder(broadcast, reading.samples(), lambda outcomes: _report(context, _outcomes(outcomes)))
+        broadcasts[order.session] = broadcast
+        log.info("session %s: opened for %s", order.session, context.peer())
+        try:
+            await _report(context, pb.Report(opened=pb.Opened()))
+            await party
+        finally:
+            party.close()
+            broadcast.end()
+            del broadcasts[order.session]
+        digest = broadcast.session.digest if isinstance(broadcast.session, EncoderSession) else b""
+        await _report(context, pb.Report(closed=pb.Closed(rounds=broadcast.session.next_round, digest=digest)))
+    finally:
+        reading.stop()
+
+
+def _encoder_session(order: pb.Open) -> EncoderSession:
     terms = terms_from_proto(order.terms)
     match terms:
         case Terms(scheme=str(scheme), decoders=int(decoders), l_max=int(l_max), mean=float(mean),
                    variance=float(variance), sigma2=float(sigma2)):
-            source = Gaussian(mean, variance, sigma2)
-        case _:
-            raise CallerError(f"open: expected scheme, decoders, l_max, mean, variance and sigma2, got {terms}")
-    if order.session in broadcasts:
-        raise CallerError(f"session: expected a new one, got {order.session!r}, which is open")
-    session = EncoderSession(order.session, source, order.seed, scheme, decoders, l_max)
-    broadcast = broadcasts[order.session] = Broadcast(session)
-    log.info("session %s: opened for %s", order.session, context.peer())
-    reading = _Samples(context)
-    try:
-        await _report(context, pb.Report(opened=pb.Opened()))
-        await run_encoder(broadcast, reading.arrays(), lambda outcomes: _report(context, _outcomes(outcomes)))
-        closed = pb.Closed(rounds=session.next_round, digest=session.digest)
-        await _report(context, pb.Report(closed=closed))
-    finally:
-        reading.stop()
-        broadcast.end()
-        del broadcasts[order.session]
+            return EncoderSession(order.session, Gaussian(mean, variance, sigma2), order.seed, scheme, decoders, l_max)
+    raise CallerError(f"open: expected scheme, decoders, l_max, mean, variance and sigma2, got {terms}")
+
+
+def _bob_session(order: pb.Open) -> BobSession:
+    terms = terms_from_proto(order.terms)
+    match terms:
+        case Terms(scheme=str(scheme), decoders=int(decoders), items=int(items), epsilon=epsilon):
+            return BobSession(order.session, order.seed, Scheme(scheme, decoders, epsilon), items)
+    raise CallerError(f"open: expected scheme, decoders and items, got {terms}")
 
 
 async def conduct_decoder(context: rpc.Context, encoder: str | None) -> None:
-    """Join the session that the lab names, decode with the t it orders, until the encoder ends.
+    """Join the session that the lab names, with what it orders for this decoder alone, until the encoder ends.
 
     Args:
         context: the lab's call.
         encoder: HOST:PORT that this decoder was started with; None takes the lab's.
 
     Raises:
-        GlsnetError: see `exchange.run_decoder`.
+        GlsnetError: see `parties.run_decoder` and `parties.run_alice`.
     """
     order = await _opening(context)
-    side = SideInformation(order.decoder.slope, order.decoder.intercept, order.decoder.residual)
     address = rpc.check_address(encoder or order.decoder.encoder)
-    session = DecoderSession(
-        order.session, lambda _: side, order.seed, terms_from_proto(order.terms), order.decoder.stream
-    )
-    reading = _Samples(context)
+    terms, stream = terms_from_proto(order.terms), order.decoder.stream
+    reading = _Orders(context, "draw" if order.terms.HasField("finite") else "samples")
+
+    async def opened() -> None:
+        await _report(context, pb.Report(opened=pb.Opened()))
+
     try:
-        metered = await run_decoder(
-            session, address, lambda: _report(context, pb.Report(opened=pb.Opened())), reading.take,
-            lambda outcomes: _report(context, _outcomes(outcomes)),
-        )
-        meter = pb.Meter(
+        if order.terms.HasField("finite"):
+            alice = AliceSession(order.session, order.seed, terms, stream)
+            metered = await run_alice(alice, address, opened, reading.draws(),
+                                      lambda drawn: _report(context, _drawn(drawn)))
+            closed = pb.Closed(rounds=alice.next_round)
+        else:
+            side = SideInformation(order.decoder.slope, order.decoder.intercept, order.decoder.residual)
+            session = DecoderSession(order.session, lambda _: side, order.seed, terms, stream)
+            metered = await run_decoder(session, address, opened, reading.take,
+                                        lambda outcomes: _report(context, _outcomes(outcomes)))
+            closed = pb.Closed(rounds=session.next_round, digest=session.digest)
+        closed.meter.CopyFrom(pb.Meter(
             setup=pb.Traffic(down=_direction(metered.setup_down), up=_direction(metered.setup_up)),
             rounds=pb.Traffic(down=_direction(metered.rounds_down), up=_direction(metered.rounds_up)),
-        )
-        closed = pb.Closed(rounds=session.next_round, digest=session.digest, meter=meter)
+        ))
         await _report(context, pb.Report(closed=closed))
     finally:
         reading.stop()
 
 
 class Conductor:
-    """The lab's end of one party's session."""
+    """The lab's end of one party's session: orders out, reports in, in the same order."""
 
     def __init__(self, call: rpc.Call, peer: str) -> None:
         self._call, self._peer = call, peer
@@ -121,8 +151,13 @@ class Conductor:
         samples = pb.Samples(values=values.astype("<f8").tobytes())
         await rpc.send(self._call, self._peer, pb.Order(samples=samples).SerializeToString())
 
+    async def draw(self, draw: Draw) -> None:
+        """Order what to draw from, and how often."""
+        message = pb.Draw(rounds=draw.rounds, probabilities=draw.probabilities.astype("<f8").tobytes())
+        await rpc.send(self._call, self._peer, pb.Order(draw=message).SerializeToString())
+
     async def end(self) -> None:
-        """No more samples."""
+        """No more orders."""
         with rpc.translated(self._peer):
             await self._call.done_writing()
 
@@ -130,6 +165,11 @@ class Conductor:
         """The next frame's outcomes."""
         report = await self._report("outcomes")
         return _outcomes_from(report.outcomes)
+
+    async def drawn(self) -> Drawn:
+        """What was drawn for the next `draw`."""
+        drawn = (await self._report("drawn")).drawn
+        return Drawn(drawn.first_round, _integers(drawn.items, drawn.count), list(drawn.indices), drawn.bits_sent)
 
     async def closed(self) -> Closed:
         """The session's end."""
@@ -163,55 +203,57 @@ async def conducting(address: str, peer: str, session: str, seed: bytes, terms: 
     async with rpc.dial(address, METHOD, peer) as call:
         order = pb.Open(session=session, seed=seed, terms=terms_to_proto(terms))
         if decoder is not None:
-            side = decoder.side
-            order.decoder.CopyFrom(pb.Decoder(
-                encoder=decoder.encoder, stream=decoder.stream, slope=side.slope, intercept=side.intercept,
-                residual=side.residual,
-            ))
+            side = {} if decoder.side is None else asdict(decoder.side)
+            order.decoder.CopyFrom(pb.Decoder(encoder=decoder.encoder, stream=decoder.stream, **side))
         await rpc.send(call, peer, pb.Order(open=order).SerializeToString())
         yield Conductor(call, peer)
 
 
-class _Samples:
-    """The samples that the lab orders, read ahead by AHEAD orders at most."""
+class _Orders:
+    """What the lab orders after Open, all of one kind, read ahead by AHEAD orders at most."""
 
-    def __init__(self, context: rpc.Context) -> None:
-        self._queue: asyncio.Queue[FloatArray | Exception | None] = asyncio.Queue(AHEAD)
-        self._task = asyncio.create_task(self._read(context))
+    def __init__(self, context: rpc.Context, kind: str) -> None:
+        self._queue: asyncio.Queue[pb.Order | Exception | None] = asyncio.Queue(AHEAD)
+        self._task = asyncio.create_task(self._read(context, kind))
         self._left = np.empty(0)
 
     def stop(self) -> None:
         self._task.cancel()
 
-    async def arrays(self) -> AsyncIterator[FloatArray]:
+    async def samples(self) -> AsyncIterator[FloatArray]:
         """Each order's samples, to the end."""
-        while (values := await self._next()) is not None:
-            yield values
+        while (order := await self._next()) is not None:
+            yield _all_floats(order.samples.values)
 
     async def take(self, count: int) -> FloatArray:
         """The next `count` samples, from as many orders as it takes."""
         while self._left.size < count:
-            values = await self._next()
-            if values is None:
+            if (order := await self._next()) is None:
                 raise CallerError(f"side information: expected {count} more samples, the lab gave {self._left.size}")
+            values = _all_floats(order.samples.values)
             self._left = np.concatenate((self._left, values)) if self._left.size else values
         taken, self._left = self._left[:count], self._left[count:]
         return taken
 
-    async def _next(self) -> FloatArray | None:
-        """One order's samples, or None at the end; raises what went wrong in reading them."""
+    async def draws(self) -> AsyncIterator[Draw]:
+        """Each distribution to draw from, to the end."""
+        while (order := await self._next()) is not None:
+            yield Draw(order.draw.rounds, _all_floats(order.draw.probabilities))
+
+    async def _next(self) -> pb.Order | None:
+        """The next order, or None at the end; raises what went wrong in reading it."""
         item = await self._queue.get()
         if isinstance(item, Exception):
             raise item
         return item
 
-    async def _read(self, context: rpc.Context) -> None:
+    async def _read(self, context: rpc.Context, kind: str) -> None:
         try:
             while (data := await rpc.read(context)) is not None:
                 order = _parsed(pb.Order, data)
-                if order.WhichOneof("order") != "samples":
-                    raise FrameError(f"order: expected samples after open, got {order.WhichOneof('order')}")
-                await self._queue.put(_floats(order.samples.values, len(order.samples.values) // 8))
+                if order.WhichOneof("order") != kind:
+                    raise FrameError(f"order: expected {kind} after open, got {order.WhichOneof('order')}")
+                await self._queue.put(order)
             await self._queue.put(None)
         except Exception as error:
             await self._queue.put(error)
@@ -236,6 +278,13 @@ def _outcomes(outcomes: Outcomes) -> pb.Report:
     ))
 
 
+def _drawn(drawn: Drawn) -> pb.Report:
+    return pb.Report(drawn=pb.Drawn(
+        first_round=drawn.first_round, count=drawn.items.size, items=drawn.items.astype("<i8").tobytes(),
+        indices=drawn.indices, bits_sent=drawn.bits_sent,
+    ))
+
+
 def _outcomes_from(message: pb.Outcomes) -> Outcomes:
     count = message.count
     return Outcomes(
@@ -250,6 +299,10 @@ def _integers(data: bytes, count: int) -> IntArray:
 
 def _floats(data: bytes, count: int) -> FloatArray:
     return np.frombuffer(_sized(data, count), "<f8").astype(np.float64)
+
+
+def _all_floats(data: bytes) -> FloatArray:
+    return _floats(data, len(data) // 8)
 
 
 def _sized(data: bytes, count: int) -> bytes:

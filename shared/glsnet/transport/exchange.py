@@ -1,38 +1,39 @@
-"""The data plane over gRPC: the encoder's and the decoder's session, each driven by one straight loop.
+"""The data plane over gRPC: both ends of the streams between decoders and an encoder; `parties` has the loops on them.
 
-    run_encoder   waits for K decoders, then: samples -> session -> one frame to each decoder, a few frames ahead
-    Broadcast     serves the decoders' streams of one encoder session
-    run_decoder   joins through the metering proxy, then: frame, own t -> session -> Ack
+    Broadcast, serve_join   the encoder's end: the streams of all decoders of a session
+    Line, joined            a decoder's end of its own stream, through the metering proxy
 """
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import grpc
 
-from glsnet.compression import ACK_FRAMES, DecoderSession, EncoderSession, Outcomes
-from glsnet.errors import FrameError, GlsnetError, TermsError, TransportError
-from glsnet.frames import Ack, End, Indices, Join, Refusal, Terms, from_bytes, to_bytes
-from glsnet.race import FloatArray
+from glsnet.compression import DecoderSession
+from glsnet.conversation import AliceSession
+from glsnet.errors import FrameError, GlsnetError, TermsError
+from glsnet.frames import End, Frame, Indices, Join, Refusal, Terms, Turn, from_bytes, to_bytes
+from glsnet.joining import Host
 from glsnet.transport import rpc
 from glsnet.transport.meter import Meter
 from glsnet.transport.rpc import log
 
+Session = TypeVar("Session", bound=Host)
 METHOD = "/glsnet.v1.Exchange/Join"
 CODEC = "codec"  # the session of parties that run without a lab
-WINDOW_FRAMES = 2 * ACK_FRAMES  # that a decoder may be behind with its Ack
 JOIN_SECONDS = 10.0
 REFUSE_SECONDS = 2.0
 
 
-class Broadcast:
+class Broadcast(Generic[Session]):
     """One encoder session towards the decoders that join it."""
 
-    def __init__(self, session: EncoderSession) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
-        self._outgoing: dict[int, asyncio.Queue[bytes | None]] = {}
+        self._outgoing: dict[int, asyncio.Queue[bytes | GlsnetError | None]] = {}
         self._changed = asyncio.Event()
 
     async def serve(self, context: rpc.Context, join: Join) -> None:
@@ -45,13 +46,15 @@ class Broadcast:
         stream = terms.stream
         assert stream is not None
         log.info("session %s: stream %d joined from %s", self.session.session, stream, context.peer())
-        outgoing: asyncio.Queue[bytes | None] = asyncio.Queue()
+        outgoing: asyncio.Queue[bytes | GlsnetError | None] = asyncio.Queue()
         self._outgoing[stream] = outgoing
         reader = asyncio.create_task(self._read(context, stream))
         reader.add_done_callback(lambda _: outgoing.put_nowait(None))
         try:
             await context.write(to_bytes(terms))
             while (data := await outgoing.get()) is not None:
+                if isinstance(data, GlsnetError):
+                    raise data
                 await context.write(data)
             if reader.done():
                 reader.result()
@@ -63,39 +66,41 @@ class Broadcast:
             reader.cancel()
             del self._outgoing[stream]
             self.session.leave(stream)
-            self._changed.set()
+            self.look()
 
     async def _read(self, context: rpc.Context, stream: int) -> None:
         while (data := await rpc.read(context)) is not None:
-            match from_bytes(data):
-                case Ack() as ack:
-                    self.session.acknowledge(stream, ack)
-                    self._changed.set()
-                case Refusal(reason):
-                    raise FrameError(f"refused by the decoder: {reason!r}")
-                case other:
-                    raise FrameError(f"frame: expected ack or refusal after join, got {type(other).__name__}")
+            self.session.receive(stream, from_bytes(data))
+            self.look()
+            await self.until(lambda: self.session.ready)
         raise FrameError("stream: expected the decoder to stay until the encoder ends it, it closed its side")
 
-    def send(self, frame: Indices | End) -> None:
+    def send(self, frame: Indices | Turn | End) -> None:
         """Queue one frame for every decoder."""
         data = to_bytes(frame)
         for outgoing in self._outgoing.values():
             outgoing.put_nowait(data)
 
-    def end(self) -> None:
-        """End every decoder's stream, after what is queued."""
+    def end(self, error: GlsnetError | None = None) -> None:
+        """End every decoder's stream, after what is queued, with an error or well."""
         for outgoing in self._outgoing.values():
-            outgoing.put_nowait(None)
+            outgoing.put_nowait(error)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition on the session holds; it is looked at after every Ack, join and loss."""
+        """Wait until a condition on the session holds; it is looked at after every frame, join, loss and `look`."""
         while not condition():
             self._changed.clear()
             await self._changed.wait()
 
+    def look(self) -> None:
+        """The session has changed: have all that wait look at their conditions."""
+        self._changed.set()
 
-async def serve_join(context: rpc.Context, broadcasts: dict[str, Broadcast]) -> None:
+
+Broadcasts = dict[str, Broadcast[Any]]  # by session
+
+
+async def serve_join(context: rpc.Context, broadcasts: Broadcasts) -> None:
     """The encoder's handler of METHOD: find the session that a decoder asks for, and serve it.
 
     Raises:
@@ -115,33 +120,6 @@ async def serve_join(context: rpc.Context, broadcasts: dict[str, Broadcast]) -> 
     except TermsError as error:
         log.warning("session %s: %s refused: %s", join.session, context.peer(), error)
         raise
-
-
-async def run_encoder(broadcast: Broadcast, samples: AsyncIterable[FloatArray],
-                      report: Callable[[Outcomes], Awaitable[None]]) -> None:
-    """Code samples, one frame for each array, as soon as all K decoders have agreed; end with their last Ack.
-
-    A decoder that is lost on the way is left out from there on.
-
-    Raises:
-        CallerError: a sample cannot be coded.
-        TransportError: every decoder was lost.
-    """
-    session = broadcast.session
-    log.info("session %s: waiting for %d decoders", session.session, session.decoders)
-    await broadcast.until(lambda: session.complete)
-    log.info("session %s: all %d decoders agreed: %s", session.session, session.decoders, session.terms)
-    async for a in samples:
-        await broadcast.until(lambda: session.frames_in_flight < WINDOW_FRAMES)
-        if not session.acknowledged:
-            raise TransportError(f"decoders: expected at least one to code for, all {session.decoders} were lost")
-        frame, outcomes = await asyncio.to_thread(session.encode, a)
-        broadcast.send(frame)
-        await report(outcomes)
-    broadcast.send(session.end())
-    await broadcast.until(lambda: session.frames_in_flight == 0)
-    broadcast.end()
-    log.info("session %s: closed after %d rounds", session.session, session.next_round)
 
 
 @dataclass(frozen=True)
@@ -164,84 +142,98 @@ class Metered:
     rounds_up: Traffic
 
 
-async def run_decoder(session: DecoderSession, encoder: str, agreed: Callable[[], Awaitable[None]],
-                      side_information: Callable[[int], Awaitable[FloatArray]],
-                      report: Callable[[Outcomes], Awaitable[None]]) -> Metered:
-    """Join at `encoder` (HOST:PORT), decode every frame with this decoder's own t, and say what it took on the wire.
+class _Count:
+    """Bytes of frames in one direction."""
 
-    Args:
-        session: a new session.
-        encoder: the encoder's address.
-        agreed: called once the terms are agreed on, before the first frame.
-        side_information: gives t for the next `count` rounds.
-        report: takes the outcomes of each frame.
+    def __init__(self) -> None:
+        self.packed = self.protobuf = 0
+
+    def add(self, frame: Frame, data: bytes) -> None:
+        self.packed += len(frame.packed) if isinstance(frame, Turn | Indices) else 0
+        self.protobuf += len(data)
+
+    def traffic(self, stream: int, ip: int | None) -> Traffic:
+        return Traffic(self.packed, self.protobuf, stream, ip)
+
+
+class Line:
+    """A decoder's end of its stream, all that passes counted."""
+
+    def __init__(self, call: rpc.Call, peer: str, meter: Meter) -> None:
+        self.peer = peer
+        self._call, self._meter = call, meter
+        self._down, self._up = _Count(), _Count()
+        self._setup = self._last = meter.read()
+        self._joined: tuple[Traffic, Traffic] | None = None
+
+    async def send(self, frame: Frame) -> None:
+        """Put a frame on the stream; raises GlsnetError if the encoder has ended it with an error."""
+        data = to_bytes(frame)
+        await rpc.send(self._call, self.peer, data)
+        self._up.add(frame, data)
+
+    async def receive(self) -> Frame | None:
+        """The next frame, or None once the encoder has ended the stream well; raises GlsnetError as `send` does."""
+        data = await rpc.receive(self._call, self.peer)
+        if data is None:
+            return None
+        self._last = self._meter.read()
+        frame = from_bytes(data)
+        self._down.add(frame, data)
+        return frame
+
+    def set_up(self) -> None:
+        """All that has passed until now is set-up."""
+        self._setup = self._last
+        self._joined = (self._down.traffic(self._setup.down_stream, self._setup.down_ip),
+                        self._up.traffic(self._setup.up_stream, self._setup.up_ip))
+        self._down, self._up = _Count(), _Count()
+
+    def metered(self) -> Metered:
+        """What has passed, once the stream has ended: down until the last frame, before the stream's end."""
+        assert self._joined is not None
+        down, up = self._last - self._setup, self._meter.read() - self._setup
+        return Metered(*self._joined, self._down.traffic(down.down_stream, down.down_ip),
+                       self._up.traffic(up.up_stream, up.up_ip))
+
+    async def refuse(self, reason: str) -> None:
+        """Tell the encoder why, if it still listens, and let it end the stream."""
+        with suppress(grpc.RpcError, asyncio.InvalidStateError, TimeoutError):
+            await self._call.write(to_bytes(Refusal(reason[:1000])))
+            await self._call.done_writing()
+            await asyncio.wait_for(self._call.code(), REFUSE_SECONDS)
+
+
+@asynccontextmanager
+async def joined(session: DecoderSession | AliceSession, encoder: str, agreed: Callable[[], Awaitable[None]]
+                 ) -> AsyncIterator[Line]:
+    """Join at `encoder` (HOST:PORT), agree, call `agreed`, and give the stream; an error within is told the encoder.
 
     Raises:
-        TermsError, FrameError: the encoder, or its frames, are not what this session expects.
+        TermsError, FrameError: the encoder's terms are not what this session expects.
         TransportError: the encoder cannot be reached, was lost, or gave up.
-        CallerError: the side information is too short, or not finite.
     """
     peer = f"encoder {encoder}"
-    packed = frames = acks = 0
-    ended = False
     async with Meter(encoder) as meter, rpc.dial(meter.address, METHOD, peer) as call:
-        joined = to_bytes(session.join())
-        await rpc.send(call, peer, joined)
+        line = Line(call, peer, meter)
+        await line.send(session.join())
         try:
-            first = await rpc.receive(call, peer) or b""
-            terms = from_bytes(first)
+            terms = await line.receive()
             if not isinstance(terms, Terms):
-                raise FrameError(f"frame: expected terms first, got {type(terms).__name__}")
-            ack = to_bytes(session.agree(terms))
-            setup = after_last = meter.read()
+                raise FrameError(f"frame: expected terms first, got {name_of(terms)}")
+            ack = session.agree(terms)
+            line.set_up()
             log.info("session %s: agreed with %s: %s", session.session, peer, terms)
-            setup_down, setup_up = len(first), len(joined)
             await agreed()
-            await rpc.send(call, peer, ack)
-            acks += len(ack)
-            while (data := await rpc.receive(call, peer)) is not None:
-                answer: Ack | None
-                match from_bytes(data):
-                    case Indices() as frame:
-                        session.check(frame)
-                        t = await side_information(frame.count)
-                        outcomes, answer = await asyncio.to_thread(session.decode, frame, t)
-                        packed += len(frame.packed)
-                        await report(outcomes)
-                    case End() as end:
-                        answer, ended = session.end(end), True
-                    case other:
-                        raise FrameError(f"frame: expected indices or end, got {type(other).__name__}")
-                frames += len(data)
-                after_last = meter.read()
-                if answer is not None:
-                    ack = to_bytes(answer)
-                    await rpc.send(call, peer, ack)
-                    acks += len(ack)
-            if not ended:
-                raise TransportError(f"{peer}: ended the stream after {session.next_round} rounds, expected End first")
+            await line.send(ack)
+            yield line
         except GlsnetError as error:
             log.warning("session %s: leaving %s: %s", session.session, peer, error)
-            await _refuse(call, str(error))
+            await line.refuse(str(error))
             raise
-        # The down side was read at the last frame, before the stream's end; the up side once all Acks have passed.
-        down, up = after_last - setup, meter.read() - setup
     log.info("session %s: closed after %d rounds", session.session, session.next_round)
-    return Metered(
-        Traffic(0, setup_down, setup.down_stream, setup.down_ip),
-        Traffic(0, setup_up, setup.up_stream, setup.up_ip),
-        Traffic(packed, frames, down.down_stream, down.down_ip),
-        Traffic(0, acks, up.up_stream, up.up_ip),
-    )
 
 
-async def nothing(*_: object) -> None:
-    """For callers that have nothing to do at an event."""
-
-
-async def _refuse(call: rpc.Call, reason: str) -> None:
-    """Tell the encoder why, if it still listens, and let it end the stream."""
-    with suppress(grpc.RpcError, asyncio.InvalidStateError, TimeoutError):
-        await call.write(to_bytes(Refusal(reason[:1000])))
-        await call.done_writing()
-        await asyncio.wait_for(call.code(), REFUSE_SECONDS)
+def name_of(frame: Frame | None) -> str:
+    """What an error calls a frame that came, or the stream's end."""
+    return "the end" if frame is None else frame.kind if isinstance(frame, Turn) else type(frame).__name__

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from glsnet.v1 import exchange_pb2 as glsnet_dot_v1_dot_exchange__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17glsnet/v1/control.proto\x12\tglsnet.v1\x1a\x18glsnet/v1/exchange.proto\"X\n\x05Order\x12\x1f\n\x04open\x18\x01 \x01(\x0b\x32\x0f.glsnet.v1.OpenH\x00\x12%\n\x07samples\x18\x02 \x01(\x0b\x32\x12.glsnet.v1.SamplesH\x00\x42\x07\n\x05order\"k\n\x04Open\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x0c\x12\x1f\n\x05terms\x18\x03 \x01(\x0b\x32\x10.glsnet.v1.Terms\x12#\n\x07\x64\x65\x63oder\x18\x04 \x01(\x0b\x32\x12.glsnet.v1.Decoder\"^\n\x07\x44\x65\x63oder\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\r\x12\r\n\x05slope\x18\x03 \x01(\x01\x12\x11\n\tintercept\x18\x04 \x01(\x01\x12\x10\n\x08residual\x18\x05 \x01(\x01\"\x19\n\x07Samples\x12\x0e\n\x06values\x18\x01 \x01(\x0c\"\x85\x01\n\x06Report\x12#\n\x06opened\x18\x01 \x01(\x0b\x32\x11.glsnet.v1.OpenedH\x00\x12\'\n\x08outcomes\x18\x02 \x01(\x0b\x32\x13.glsnet.v1.OutcomesH\x00\x12#\n\x06\x63losed\x18\x03 \x01(\x0b\x32\x11.glsnet.v1.ClosedH\x00\x42\x08\n\x06report\"\x08\n\x06Opened\"u\n\x08Outcomes\x12\x13\n\x0b\x66irst_round\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\x0c\x12\x0e\n\x06stream\x18\x04 \x01(\x0c\x12\x0c\n\x04node\x18\x05 \x01(\x0c\x12\x16\n\x0ereconstruction\x18\x06 \x01(\x0c\"I\n\x06\x43losed\x12\x0e\n\x06rounds\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x1f\n\x05meter\x18\x03 \x01(\x0b\x32\x10.glsnet.v1.Meter\"N\n\x05Meter\x12!\n\x05setup\x18\x01 \x01(\x0b\x32\x12.glsnet.v1.Traffic\x12\"\n\x06rounds\x18\x02 \x01(\x0b\x32\x12.glsnet.v1.Traffic\"O\n\x07Traffic\x12\"\n\x04\x64own\x18\x01 \x01(\x0b\x32\x14.glsnet.v1.Direction\x12 \n\x02up\x18\x02 \x01(\x0b\x32\x14.glsnet.v1.Direction\"U\n\tDirection\x12\x0e\n\x06packed\x18\x01 \x01(\x04\x12\x10\n\x08protobuf\x18\x02 \x01(\x04\x12\x0e\n\x06stream\x18\x03 \x01(\x04\x12\x0f\n\x02ip\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x05\n\x03_ip2=\n\x07\x43ontrol\x12\x32\n\x07\x43onduct\x12\x10.glsnet.v1.Order\x1a\x11.glsnet.v1.Report(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17glsnet/v1/control.proto\x12\tglsnet.v1\x1a\x18glsnet/v1/exchange.proto\"y\n\x05Order\x12\x1f\n\x04open\x18\x01 \x01(\x0b\x32\x0f.glsnet.v1.OpenH\x00\x12%\n\x07samples\x18\x02 \x01(\x0b\x32\x12.glsnet.v1.SamplesH\x00\x12\x1f\n\x04\x64raw\x18\x03 \x01(\x0b\x32\x0f.glsnet.v1.DrawH\x00\x42\x07\n\x05order\"k\n\x04Open\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x0c\x12\x1f\n\x05terms\x18\x03 \x01(\x0b\x32\x10.glsnet.v1.Terms\x12#\n\x07\x64\x65\x63oder\x18\x04 \x01(\x0b\x32\x12.glsnet.v1.Decoder\"^\n\x07\x44\x65\x63oder\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\r\x12\r\n\x05slope\x18\x03 \x01(\x01\x12\x11\n\tintercept\x18\x04 \x01(\x01\x12\x10\n\x08residual\x18\x05 \x01(\x01\"\x19\n\x07Samples\x12\x0e\n\x06values\x18\x01 \x01(\x0c\"-\n\x04\x44raw\x12\x0e\n\x06rounds\x18\x01 \x01(\r\x12\x15\n\rprobabilities\x18\x02 \x01(\x0c\"\xa8\x01\n\x06Report\x12#\n\x06opened\x18\x01 \x01(\x0b\x32\x11.glsnet.v1.OpenedH\x00\x12\'\n\x08outcomes\x18\x02 \x01(\x0b\x32\x13.glsnet.v1.OutcomesH\x00\x12#\n\x06\x63losed\x18\x03 \x01(\x0b\x32\x11.glsnet.v1.ClosedH\x00\x12!\n\x05\x64rawn\x18\x04 \x01(\x0b\x32\x10.glsnet.v1.DrawnH\x00\x42\x08\n\x06report\"\x08\n\x06Opened\"u\n\x08Outcomes\x12\x13\n\x0b\x66irst_round\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\x0c\x12\x0e\n\x06stream\x18\x04 \x01(\x0c\x12\x0c\n\x04node\x18\x05 \x01(\x0c\x12\x16\n\x0ereconstruction\x18\x06 \x01(\x0c\"^\n\x05\x44rawn\x12\x13\n\x0b\x66irst_round\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\r\n\x05items\x18\x03 \x01(\x0c\x12\x0f\n\x07indices\x18\x04 \x03(\r\x12\x11\n\tbits_sent\x18\x05 \x01(\x01\"I\n\x06\x43losed\x12\x0e\n\x06rounds\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x1f\n\x05meter\x18\x03 \x01(\x0b\x32\x10.glsnet.v1.Meter\"N\n\x05Meter\x12!\n\x05setup\x18\x01 \x01(\x0b\x32\x12.glsnet.v1.Traffic\x12\"\n\x06rounds\x18\x02 \x01(\x0b\x32\x12.glsnet.v1.Traffic\"O\n\x07Traffic\x12\"\n\x04\x64own\x18\x01 \x01(\x0b\x32\x14.glsnet.v1.Direction\x12 \n\x02up\x18\x02 \x01(\x0b\x32\x14.glsnet.v1.Direction\"U\n\tDirection\x12\x0e\n\x06packed\x18\x01 \x01(\x04\x12\x10\n\x08protobuf\x18\x02 \x01(\x04\x12\x0e\n\x06stream\x18\x03 \x01(\x04\x12\x0f\n\x02ip\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x05\n\x03_ip2=\n\x07\x43ontrol\x12\x32\n\x07\x43onduct\x12\x10.glsnet.v1.Order\x1a\x11.glsnet.v1.Report(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,27 +33,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'glsnet.v1.control_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ORDER']._serialized_start=64
-  _globals['_ORDER']._serialized_end=152
-  _globals['_OPEN']._serialized_start=154
-  _globals['_OPEN']._serialized_end=261
-  _globals['_DECODER']._serialized_start=263
-  _globals['_DECODER']._serialized_end=357
-  _globals['_SAMPLES']._serialized_start=359
-  _globals['_SAMPLES']._serialized_end=384
-  _globals['_REPORT']._serialized_start=387
-  _globals['_REPORT']._serialized_end=520
-  _globals['_OPENED']._serialized_start=522
-  _globals['_OPENED']._serialized_end=530
-  _globals['_OUTCOMES']._serialized_start=532
-  _globals['_OUTCOMES']._serialized_end=649
-  _globals['_CLOSED']._serialized_start=651
-  _globals['_CLOSED']._serialized_end=724
-  _globals['_METER']._serialized_start=726
-  _globals['_METER']._serialized_end=804
-  _globals['_TRAFFIC']._serialized_start=806
-  _globals['_TRAFFIC']._serialized_end=885
-  _globals['_DIRECTION']._serialized_start=887
-  _globals['_DIRECTION']._serialized_end=972
-  _globals['_CONTROL']._serialized_start=974
-  _globals['_CONTROL']._serialized_end=1035
+  _globals['_ORDER']._serialized_end=185
+  _globals['_OPEN']._serialized_start=187
+  _globals['_OPEN']._serialized_end=294
+  _globals['_DECODER']._serialized_start=296
+  _globals['_DECODER']._serialized_end=390
+  _globals['_SAMPLES']._serialized_start=392
+  _globals['_SAMPLES']._serialized_end=417
+  _globals['_DRAW']._serialized_start=419
+  _globals['_DRAW']._serialized_end=464
+  _globals['_REPORT']._serialized_start=467
+  _globals['_REPORT']._serialized_end=635
+  _globals['_OPENED']._serialized_start=637
+  _globals['_OPENED']._serialized_end=645
+  _globals['_OUTCOMES']._serialized_start=647
+  _globals['_OUTCOMES']._serialized_end=764
+  _globals['_DRAWN']._serialized_start=766
+  _globals['_DRAWN']._serialized_end=860
+  _globals['_CLOSED']._serialized_start=862
+  _globals['_CLOSED']._serialized_end=935
+  _globals['_METER']._serialized_start=937
+  _globals['_METER']._serialized_end=1015
+  _globals['_TRAFFIC']._serialized_start=1017
+  _globals['_TRAFFIC']._serialized_end=1096
+  _globals['_DIRECTION']._serialized_start=1098
+  _globals['_DIRECTION']._serialized_end=1183
+  _globals['_CONTROL']._serialized_start=1185
+  _globals['_CONTROL']._serialized_end=1246
 # @@protoc_insertion_point(module_scope)

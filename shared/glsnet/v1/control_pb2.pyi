@@ -1,18 +1,21 @@
 from glsnet.v1 import exchange_pb2 as _exchange_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Order(_message.Message):
-    __slots__ = ("open", "samples")
+    __slots__ = ("open", "samples", "draw")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    DRAW_FIELD_NUMBER: _ClassVar[int]
     open: Open
     samples: Samples
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., samples: _Optional[_Union[Samples, _Mapping]] = ...) -> None: ...
+    draw: Draw
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., samples: _Optional[_Union[Samples, _Mapping]] = ..., draw: _Optional[_Union[Draw, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("session", "seed", "terms", "decoder")
@@ -46,15 +49,25 @@ class Samples(_message.Message):
     values: bytes
     def __init__(self, values: _Optional[bytes] = ...) -> None: ...
 
+class Draw(_message.Message):
+    __slots__ = ("rounds", "probabilities")
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    rounds: int
+    probabilities: bytes
+    def __init__(self, rounds: _Optional[int] = ..., probabilities: _Optional[bytes] = ...) -> None: ...
+
 class Report(_message.Message):
-    __slots__ = ("opened", "outcomes", "closed")
+    __slots__ = ("opened", "outcomes", "closed", "drawn")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     CLOSED_FIELD_NUMBER: _ClassVar[int]
+    DRAWN_FIELD_NUMBER: _ClassVar[int]
     opened: Opened
     outcomes: Outcomes
     closed: Closed
-    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., outcomes: _Optional[_Union[Outcomes, _Mapping]] = ..., closed: _Optional[_Union[Closed, _Mapping]] = ...) -> None: ...
+    drawn: Drawn
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., outcomes: _Optional[_Union[Outcomes, _Mapping]] = ..., closed: _Optional[_Union[Closed, _Mapping]] = ..., drawn: _Optional[_Union[Drawn, _Mapping]] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ()
@@ -75,6 +88,20 @@ class Outcomes(_message.Message):
     node: bytes
     reconstruction: bytes
     def __init__(self, first_round: _Optional[int] = ..., count: _Optional[int] = ..., message: _Optional[bytes] = ..., stream: _Optional[bytes] = ..., node: _Optional[bytes] = ..., reconstruction: _Optional[bytes] = ...) -> None: ...
+
+class Drawn(_message.Message):
+    __slots__ = ("first_round", "count", "items", "indices", "bits_sent")
+    FIRST_ROUND_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    BITS_SENT_FIELD_NUMBER: _ClassVar[int]
+    first_round: int
+    count: int
+    items: bytes
+    indices: _containers.RepeatedScalarFieldContainer[int]
+    bits_sent: float
+    def __init__(self, first_round: _Optional[int] = ..., count: _Optional[int] = ..., items: _Optional[bytes] = ..., indices: _Optional[_Iterable[int]] = ..., bits_sent: _Optional[float] = ...) -> None: ...
 
 class Closed(_message.Message):
     __slots__ = ("rounds", "digest", "meter")

@@ -6,20 +6,28 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Frame(_message.Message):
-    __slots__ = ("join", "terms", "indices", "end", "ack", "refusal")
+    __slots__ = ("join", "terms", "indices", "end", "ack", "refusal", "candidates", "darts", "verdicts", "everything")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
     INDICES_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    DARTS_FIELD_NUMBER: _ClassVar[int]
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    EVERYTHING_FIELD_NUMBER: _ClassVar[int]
     join: Join
     terms: Terms
     indices: Indices
     end: End
     ack: Ack
     refusal: Refusal
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., indices: _Optional[_Union[Indices, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+    candidates: Turn
+    darts: Turn
+    verdicts: Turn
+    everything: Turn
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., indices: _Optional[_Union[Indices, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., candidates: _Optional[_Union[Turn, _Mapping]] = ..., darts: _Optional[_Union[Turn, _Mapping]] = ..., verdicts: _Optional[_Union[Turn, _Mapping]] = ..., everything: _Optional[_Union[Turn, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
     __slots__ = ("session", "stream", "expected")
@@ -32,7 +40,7 @@ class Join(_message.Message):
     def __init__(self, session: _Optional[str] = ..., stream: _Optional[int] = ..., expected: _Optional[_Union[Terms, _Mapping]] = ...) -> None: ...
 
 class Terms(_message.Message):
-    __slots__ = ("protocol", "seed_digest", "scheme", "decoders", "l_max", "width", "normal", "stream")
+    __slots__ = ("protocol", "seed_digest", "scheme", "decoders", "l_max", "width", "normal", "stream", "finite")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SEED_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SCHEME_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +49,7 @@ class Terms(_message.Message):
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     NORMAL_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
+    FINITE_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     seed_digest: str
     scheme: str
@@ -49,7 +58,16 @@ class Terms(_message.Message):
     width: int
     normal: Normal
     stream: int
-    def __init__(self, protocol: _Optional[int] = ..., seed_digest: _Optional[str] = ..., scheme: _Optional[str] = ..., decoders: _Optional[int] = ..., l_max: _Optional[int] = ..., width: _Optional[int] = ..., normal: _Optional[_Union[Normal, _Mapping]] = ..., stream: _Optional[int] = ...) -> None: ...
+    finite: Finite
+    def __init__(self, protocol: _Optional[int] = ..., seed_digest: _Optional[str] = ..., scheme: _Optional[str] = ..., decoders: _Optional[int] = ..., l_max: _Optional[int] = ..., width: _Optional[int] = ..., normal: _Optional[_Union[Normal, _Mapping]] = ..., stream: _Optional[int] = ..., finite: _Optional[_Union[Finite, _Mapping]] = ...) -> None: ...
+
+class Finite(_message.Message):
+    __slots__ = ("items", "epsilon")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    items: int
+    epsilon: float
+    def __init__(self, items: _Optional[int] = ..., epsilon: _Optional[float] = ...) -> None: ...
 
 class Normal(_message.Message):
     __slots__ = ("mean", "variance", "sigma2")
@@ -62,6 +80,18 @@ class Normal(_message.Message):
     def __init__(self, mean: _Optional[float] = ..., variance: _Optional[float] = ..., sigma2: _Optional[float] = ...) -> None: ...
 
 class Indices(_message.Message):
+    __slots__ = ("first_round", "count", "packed", "checksum")
+    FIRST_ROUND_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    first_round: int
+    count: int
+    packed: bytes
+    checksum: int
+    def __init__(self, first_round: _Optional[int] = ..., count: _Optional[int] = ..., packed: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
+
+class Turn(_message.Message):
     __slots__ = ("first_round", "count", "packed", "checksum")
     FIRST_ROUND_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
