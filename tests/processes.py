@@ -55,9 +55,9 @@ def glsnet(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def result_of(*arguments: str) -> dict[str, Any]:
+def result_of(*arguments: str, run: str = "gaussian") -> dict[str, Any]:
     """The one JSON object that a run prints."""
-    done = glsnet("run", "gaussian", "--json", *arguments)
+    done = glsnet("run", run, "--json", *arguments)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 

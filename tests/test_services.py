@@ -17,11 +17,16 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from helpers import assert_at_least
 from processes import Service, service
 
+from glsnet import conversation
+from glsnet.bits import pack
 from glsnet.compression import terms_of
-from glsnet.errors import FrameError, GlsnetError, TermsError
-from glsnet.frames import Ack, End, Frame, Indices, Join, Refusal, Terms, from_bytes, to_bytes
+from glsnet.conversation import Draw
+from glsnet.coupling import Scheme
+from glsnet.errors import FrameError, GlsnetError, TermsError, TransportError
+from glsnet.frames import Ack, End, Frame, Indices, Join, Refusal, Terms, Turn, TurnKind, from_bytes, to_bytes
 from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import Gaussian, SideInformation
 from glsnet.transport.control import DecoderOrder, conducting
@@ -269,6 +274,125 @@ def test_a_decoder_refuses_what_breaks_the_protocol_and_stays_up(
         while not isinstance(answered[-1], Refusal):
             answered.append(answers.get(timeout=10))
         assert text.split(":")[0] in answered[-1].reason
+        assert health(decoder.address) == SERVING
+
+
+P, Q = np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.25, 0.5])
+LOW, WHOLE, GUMBEL = Scheme("low-communication", epsilon=0.1), Scheme("whole-distribution"), Scheme("gumbel")
+
+
+def candidates(items: list[int], heights: list[int], first_round: int = 0, kind: TurnKind = "candidates") -> Turn:
+    """Of three items and a grid of 120 steps, whether they are in range or not."""
+    return Turn.of(kind, first_round, len(items), pack(np.array(items), 2) + pack(np.array(heights), 7))
+
+
+def everything(item: int, p: list[float]) -> Turn:
+    return Turn.of("everything", 0, 1, pack(np.array([item]), 2) + np.array(p).tobytes())
+
+
+BREAKS_BOB: list[tuple[Scheme, Frame | bytes, str]] = [
+    (LOW, Turn.of("verdicts", 0, 2, b"\xc0"), "turn: expected candidates, got verdicts"),
+    (LOW, candidates([0, 0], [1, 1], kind="darts"), "turn: expected candidates, got darts"),
+    (LOW, everything(0, [1.0, 0.0, 0.0]), "turn: expected candidates or verdicts or darts in scheme low"),
+    (LOW, candidates([0, 3], [60, 60]), "index 1: expected 0 to 2, got 3"),
+    (LOW, candidates([0, 1], [60, 121]), "probability 1: expected 0 to 120 steps of 1/120, got 121"),
+    (LOW, candidates([0, 1], [60, 0]), "probability 1: expected a sample of positive probability"),
+    (LOW, candidates([0], [60]), "rounds: expected 2 items and probabilities, got 1"),
+    (LOW, candidates([0, 1], [60, 60], first_round=2), "first_round: expected 0, of the batch, got 2"),
+    (LOW, replace(candidates([0, 1], [60, 60]), checksum=5), "checksum"),
+    (LOW, Turn.of("candidates", 0, 2, b"\x00"), "packed: expected 3 bytes for 2 rounds, got 1"),
+    (LOW, Turn.of("candidates", 0, 2, b"\x01\xff\xfc"), "expected zeros after 2 values of 2 bits"),
+    (WHOLE, everything(0, [1.5, -0.5, 0.0]), "probability[1]: expected a finite probability of at least 0, got -0.5"),
+    (WHOLE, everything(0, [0.5, np.nan, 0.5]), "probability[1]: expected a finite probability of at least 0, got nan"),
+    (WHOLE, everything(0, [0.5, 0.2, 0.2]), "probability: expected probabilities that sum to 1"),
+    (WHOLE, everything(3, [0.5, 0.2, 0.3]), "index: expected 0 to 2"),
+    (WHOLE, everything(0, [0.5, 0.5]), "expected one round and 25 bytes"),
+    (WHOLE, candidates([0, 1], [60, 60]), "turn: expected everything in scheme whole-distribution, got candidates"),
+    (GUMBEL, candidates([0, 1], [60, 60]), "frame: expected ack or refusal after join, got Turn"),
+    (LOW, GOOD, "frame: expected ack or refusal after join, got Indices"),
+    (LOW, b"\x3a\x02\x10\x00", "count: expected 1 to 65536"),
+]
+
+
+def test_bob_ends_an_exchange_that_breaks_the_protocol_and_serves_the_next() -> None:
+    async def broken(address: str, scheme: Scheme, frame: Frame | bytes, text: str) -> None:
+        terms = conversation.terms_of(scheme, 3, SEED)
+        async with conducting(address, "encoder", "s", SEED, terms, None) as his:
+            await his.opened()
+            peer = Peer(address)
+            peer.send(Join("s", 0, Terms()))
+            assert isinstance(await asyncio.to_thread(peer.receive), Terms)
+            peer.send(Ack(0))
+            peer.send(frame)
+            await his.draw(Draw(2, Q))
+            status, details = await asyncio.to_thread(peer.status)
+            assert (status.name, text in details) == ("DATA_LOSS", True), details
+            peer.leave()
+            with pytest.raises((FrameError, TransportError)):  # what was said; or that nobody is left to talk to
+                while True:
+                    await his.drawn()
+
+    with service("encoder_service") as encoder:
+        for scheme, frame, text in BREAKS_BOB:
+            asyncio.run(broken(encoder.address, scheme, frame, text))
+        assert health(encoder.address) == SERVING
+        with service("decoder_service") as decoder:
+            asyncio.run(well(encoder.address, decoder.address))
+        code, log = encoder.stop()
+    assert code == 0
+    assert "Traceback" not in log
+
+
+async def well(encoder: str, decoder: str) -> None:
+    """The same services, in order."""
+    terms = conversation.terms_of(LOW, 3, SEED)
+    async with conducting(encoder, "encoder", "s", SEED, terms, None) as his:
+        await his.opened()
+        async with conducting(decoder, "decoder", "s", SEED, terms, DecoderOrder(encoder, 0)) as hers:
+            await hers.opened()
+            await hers.draw(Draw(1000, P))
+            await his.draw(Draw(1000, Q))
+            a, b = (await hers.drawn()).items, (await his.drawn()).items
+            assert_at_least(int((a == b).sum()), 1000, 0.5 - 0.1)
+            await his.end()
+            await hers.end()
+            assert (await his.closed()).rounds == (await hers.closed()).rounds == 1000
+
+
+LOW_TERMS = replace(conversation.terms_of(LOW, 3, SEED), stream=0)
+REJECTED = Turn.of("verdicts", 0, 2, b"\x00")
+
+
+@pytest.mark.parametrize(("frames", "error", "text"), [
+    ([replace(LOW_TERMS, items=4)], TermsError, "items: the encoder has 4, the decoder expects 3"),
+    ([replace(LOW_TERMS, epsilon=0.2)], TermsError, "epsilon: the encoder has 0.2"),
+    ([RIGHT], FrameError, "got none for items"),
+    ([LOW_TERMS, candidates([0, 0], [1, 1])], FrameError, "turn: expected verdicts, got candidates"),
+    ([LOW_TERMS, Turn.of("verdicts", 0, 1, b"\x80")], FrameError, "rounds: expected 2 verdicts, got 1"),
+    ([LOW_TERMS, REJECTED, REJECTED], FrameError, "turn: expected darts, got verdicts"),
+    ([LOW_TERMS, REJECTED, candidates([3, 0], [0, 0], kind="darts")], FrameError, "index 0: expected 0 to 2, got 3"),
+    ([LOW_TERMS, REJECTED, candidates([0, 0], [0, 120], kind="darts")], FrameError, "probability 1: expected the sum"),
+    ([LOW_TERMS, REJECTED, candidates([0, 0], [0, 127], kind="darts")], FrameError, "probability 1: expected 0 to 120"),
+    ([LOW_TERMS, GOOD], FrameError, "frame: expected a turn, got Indices"),
+    ([LOW_TERMS, End(0)], FrameError, "frame: expected a turn, got End"),
+    ([LOW_TERMS, to_bytes(REJECTED)[:-2]], FrameError, "whole frame"),
+])
+def test_alice_ends_an_exchange_that_breaks_the_protocol_and_stays_up(
+        frames: list[Frame | bytes], error: type[GlsnetError], text: str) -> None:
+    async def conducted(address: str, encoder: str) -> None:
+        terms = conversation.terms_of(LOW, 3, SEED)
+        async with conducting(address, "decoder", "s", SEED, terms, DecoderOrder(encoder, 0)) as hers:
+            await hers.opened()
+            await hers.draw(Draw(2, P))
+            await hers.drawn()
+
+    with service("decoder_service") as decoder, encoder_that_sends(*frames) as (encoder, answers):
+        with pytest.raises(error, match=text):
+            asyncio.run(conducted(decoder.address, encoder))
+        answered = [answers.get(timeout=10)]
+        while not isinstance(answered[-1], Refusal):
+            answered.append(answers.get(timeout=10))
+        assert text in answered[-1].reason
         assert health(decoder.address) == SERVING
 
 

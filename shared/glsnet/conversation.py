@@ -79,9 +79,10 @@ def terms_of(scheme: Scheme, items: int, seed: bytes) -> Terms:
 class Exchange:
     """One batch of rounds at one party."""
 
-    def __init__(self, half: Half, first_round: int, items: int, grid: int) -> None:
+    def __init__(self, half: Half, first_round: int, scheme: Scheme, items: int) -> None:
         self._speaker = Speaker(half)
-        self._first_round, self._items, self._grid = first_round, items, grid
+        self._first_round, self._scheme, self._items = first_round, scheme.name, items
+        self._grid = _grid_of(scheme, items)
         self._indices: list[int] = []
         self._bits_sent = 0.0
 
@@ -120,6 +121,10 @@ class Exchange:
                 return Turn.of("everything", self._first_round, 1, packed)
 
     def _message(self, turn: Turn) -> Message:
+        kinds = ("everything",) if self._scheme == "whole-distribution" else ("candidates", "verdicts", "darts")
+        if self.drawn is not None or turn.kind not in kinds:
+            expected = "no more of these rounds" if self.drawn else f"{' or '.join(kinds)} in scheme {self._scheme}"
+            raise FrameError(f"turn: expected {expected}, got {turn.kind}")
         if turn.first_round != self._first_round:
             raise FrameError(f"first_round: expected {self._first_round}, of the batch, got {turn.first_round}")
         packed = turn.checked()
@@ -163,7 +168,7 @@ class BobSession(Host):
         """The next batch; raises CallerError if the number of rounds or of probabilities is out of range."""
         _check(draw, self._items)
         half = bob(self.scheme, self._keys, self.next_round, draw.rounds, draw.probabilities)
-        return Exchange(half, self.next_round, self._items, _grid_of(self.scheme, self._items))
+        return Exchange(half, self.next_round, self.scheme, self._items)
 
     def finish(self, drawn: Drawn) -> None:
         """A batch is done."""
@@ -220,7 +225,7 @@ class AliceSession:
         scheme, items, stream = self._agreed
         _check(draw, items)
         half = alice(scheme, self._keys, self.next_round, draw.rounds, draw.probabilities, stream)
-        return Exchange(half, self.next_round, items, _grid_of(scheme, items))
+        return Exchange(half, self.next_round, scheme, items)
 
     def finish(self, drawn: Drawn) -> None:
         """A batch is done."""
