@@ -328,6 +328,7 @@ def test_bob_ends_an_exchange_that_breaks_the_protocol_and_serves_the_next() -> 
             status, details = await asyncio.to_thread(peer.status)
             assert (status.name, text in details) == ("DATA_LOSS", True), details
             peer.leave()
+            await his.end()
             with pytest.raises((FrameError, TransportError)):  # what was said; or that nobody is left to talk to
                 while True:
                     await his.drawn()

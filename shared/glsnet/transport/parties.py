@@ -94,6 +94,8 @@ async def run_bob(broadcast: Broadcast[BobSession], draws: AsyncIterable[Draw],
     await _complete(broadcast)
     try:
         async for draw in draws:
+            if not session.acknowledged:
+                raise _all_lost(session)
             exchange = session.begin(draw)
             turn: Turn | None = None
             while True:
