@@ -155,6 +155,91 @@ def test_a_party_that_is_lost_ends_the_run_with_its_name() -> None:
     assert f"decoder 0 at {decoder.address}" in error
 
 
+COUPLED = ("items_digest", "match_rate", "messages_per_sample", "trips_per_sample", "per_pair")
+
+
+@pytest.fixture(scope="module")
+def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Three pairs over 100 items."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.npz"
+    p, q = np.random.default_rng(4).dirichlet(np.full(100, 0.3), (2, 3))
+    np.savez(path, p=p, q=q)
+    return str(path)
+
+
+@pytest.mark.parametrize(("scheme", "decoders"), [
+    ("gumbel", 1), ("minhash", 1), ("gls", 3), ("equality-check", 2), ("low-communication", 1),
+    ("whole-distribution", 1),
+])
+def test_every_coupling_is_the_same_over_grpc_and_direct(pairs_file: str, scheme: str, decoders: int) -> None:
+    options = ("--pairs", pairs_file, "--set", f"scheme={scheme}", "--set", f"decoders={decoders}", "--set",
+               "rounds=700", "--set", "frame=300")
+    over_grpc = result_of(*options, run="coupling")
+    direct = result_of(*options, "--set", "transport=direct", run="coupling")
+    assert [over_grpc[name] for name in COUPLED] == [direct[name] for name in COUPLED]
+    assert (over_grpc["samples"], over_grpc["items"], over_grpc["pairs"]) == (2100, 100, 3)
+    slack = 5 * over_grpc["match_rate_error"]
+    assert over_grpc["match_at_least"] - slack <= over_grpc["match_rate"] <= over_grpc["match_at_most"] + slack
+    for way in ("down", "up"):
+        wire, same = over_grpc["bits_per_sample"][way], direct["bits_per_sample"][way]
+        assert [wire[layer] for layer in ("information", "packed", "protobuf")] == [
+            same[layer] for layer in ("information", "packed", "protobuf")]
+        assert wire["information"] <= wire["packed"] <= wire["protobuf"] <= wire["stream"]
+        assert same["stream"] is None
+    per_sample = {way: bits["packed"] for way, bits in over_grpc["bits_per_sample"].items()}
+    if scheme == "low-communication":
+        assert over_grpc["messages_per_sample"] == pytest.approx(2, abs=5 * over_grpc["messages_per_sample_error"])
+        assert 3 < over_grpc["trips_per_sample"] < 4
+        # N = 100: 7 bits an index; epsilon = 0.1: a grid of 4000 steps, 12 bits.
+        assert per_sample["up"] == pytest.approx(7 + 12 + over_grpc["messages_per_sample"] - 1, rel=0.05)
+        assert per_sample["down"] == pytest.approx(1 + (7 + 12) * (over_grpc["messages_per_sample"] - 1), rel=0.05)
+    elif scheme == "whole-distribution":
+        assert (over_grpc["messages_per_sample"], per_sample) == (1, {"down": 0, "up": 8 + 64 * 100})
+    else:
+        assert (over_grpc["messages_per_sample"], per_sample) == (0, {"down": 0, "up": 0})
+        assert over_grpc["bits_per_sample"]["up"]["protobuf"] < 0.05  # the Acks of the terms and the end
+
+
+def test_couplings_run_on_services_started_by_hand(pairs_file: str) -> None:
+    options = ("--pairs", pairs_file, "--set", "scheme=low-communication", "--set", "rounds=100")
+    direct = result_of(*options, "--set", "transport=direct", run="coupling")
+    with service("encoder_service") as encoder, service("decoder_service") as decoder:
+        for _ in range(2):
+            driven = result_of(*options, "--encoder", encoder.address, "--decoder", decoder.address, run="coupling")
+            assert [driven[name] for name in COUPLED] == [direct[name] for name in COUPLED]
+        assert [party.stop()[0] for party in (encoder, decoder)] == [0, 0]
+
+
+@pytest.mark.parametrize(("arguments", "error"), [
+    (("--set", "scheme=best"), "scheme: expected 'gumbel', 'minhash'"),
+    (("--set", "decoders=2"), "decoders: expected 1 to 1 for scheme gumbel, got 2"),
+    (("--set", "epsilon=0.1"), "epsilon: expected it for scheme low-communication and for no other"),
+    (("--set", "scheme=low-communication", "--set", "epsilon=2"), "epsilon: expected less than or equal to 1, got '2'"),
+    (("--set", "pairs=4"), "pairs: expected at most 3, those of the file, got 4"),
+    (("--set", "rounds=67108864", "--set", "pairs=65"), "pairs: expected at most 3"),
+    (("--encoder", "127.0.0.1:1"), "expected one encoder and 1 decoders (K), got one and 0"),
+    (("--set", "l_max=3"), "l_max: no such setting; the keys are scheme, decoders, epsilon"),
+])
+def test_settings_of_couplings_that_cannot_be_used_are_one_clear_error(
+        pairs_file: str, arguments: tuple[str, ...], error: str) -> None:
+    done = glsnet("run", "coupling", "--pairs", pairs_file, *arguments, code=2)
+    assert done.stdout == ""
+    assert error in done.stderr
+
+
+def test_pairs_over_different_alphabets_are_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("pair,p,q\na,1,0.5\na,0,0.5\nb,1,1\n")
+    done = glsnet("run", "coupling", "--pairs", str(tmp_path / "pairs.csv"), "--set", "transport=direct", code=2)
+    assert "pair b: expected 2 items, as in pair a, got 1" in done.stderr
+
+
+def test_the_table_of_a_coupling_says_what_is_what(pairs_file: str) -> None:
+    done = glsnet("run", "coupling", "--pairs", pairs_file, "--set", "scheme=low-communication", "--set",
+                  "transport=direct")
+    for text in ("match rate", "at least", "messages per sample", "trips per sample", "to Alice", "to Bob", "packed"):
+        assert text in done.stdout
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path, signum: int) -> None:
     output = tmp_path / "out.csv"
@@ -183,7 +268,8 @@ def test_the_table_says_what_is_what() -> None:
 
 
 def test_help_teaches() -> None:
-    for arguments in ([], ["run"], ["run", "gaussian", "--help"]):
+    for arguments in ([], ["run"], ["run", "coupling", "--help"], ["figure", "matching", "--help"],
+                      ["run", "gaussian", "--help"]):
         shown = subprocess.run([GLSNET, *arguments], capture_output=True, text=True, check=False)
         assert "Usage" in shown.stdout + shown.stderr
     assert "noise_variance" in shown.stdout and "sigma2" in shown.stdout

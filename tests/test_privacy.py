@@ -71,3 +71,20 @@ def test_neither_a_nor_another_decoders_t_ever_reaches_a_decoder(tmp_path: Path)
     assert seen(t[:, 1], reached) == 0
     # And what it says to the encoder holds none either, not even its own T.
     assert seen(np.concatenate((a, t.ravel())), bytes(data_plane.up)) == 0
+
+
+def test_neither_party_of_a_coupling_sees_the_others_distribution(tmp_path: Path) -> None:
+    p, q = np.random.default_rng(9).dirichlet(np.ones(80), 2)
+    np.savez(tmp_path / "pairs.npz", p=p, q=q)
+    for scheme, sent in (("low-communication", 0), ("whole-distribution", 80)):
+        with service("encoder_service") as encoder, Recorder(encoder.address) as data_plane, \
+                service("decoder_service", "--encoder", data_plane.address) as decoder, \
+                Recorder(decoder.address) as of_alice, Recorder(encoder.address) as of_bob:
+            result_of("--pairs", str(tmp_path / "pairs.npz"), "--set", f"scheme={scheme}", "--set", "rounds=50",
+                      "--encoder", of_bob.address, "--decoder", of_alice.address, run="coupling")
+            data_plane.shutdown()
+            of_alice.shutdown()
+            of_bob.shutdown()
+        assert seen(p, bytes(of_alice.up)) == seen(q, bytes(of_bob.up)) == 80  # each was ordered to draw from its own
+        assert seen(p, bytes(data_plane.up)) == sent  # Protocol 1 sends p, and Protocol 4 does not
+        assert seen(q, bytes(data_plane.up + data_plane.down + of_alice.up)) == 0
