@@ -84,44 +84,71 @@ def finite_race(key: np.uint64, first_round: int, rounds: int, streams: Sequence
     _check_rounds(first_round, rounds)
     if not 1e-150 < largest < 1e150:  # keeps t / weight within the range of a float
         weight, heaviest = weight / largest, heaviest / largest
+    block = np.flatnonzero(heaviest)
+    # An arrival later than best * latest cannot win: t / weight > best, with t times the mass.
+    latest = heaviest[block] * np.minimum(BLOCK_ITEMS, weight.size - block * BLOCK_ITEMS) * (1.0 + 1e-9)
     winners = FiniteWinners(np.empty(rounds, np.int64), np.empty(rounds, np.int64))
-    _finite_race(key, first_round, stream, weight, heaviest, *winners)
+    _finite_race(key, first_round, np.tile(stream, block.size), np.repeat(block, stream.size),
+                 np.repeat(latest, stream.size), weight, 1.0 / (stream.size * float(weight.sum())), *winners)
     return winners
 
 
 @kernel
-def _finite_race(key: np.uint64, first_round: int, streams: IntArray, weights: FloatArray, heaviest: FloatArray,
-                 items_out: IntArray, streams_out: IntArray) -> None:
-    first = int(np.argmax(heaviest))
+def _finite_race(key: np.uint64, first_round: int, streams: IntArray, blocks: IntArray, latest: FloatArray,
+                 weights: FloatArray, expected: float, items_out: IntArray, streams_out: IntArray) -> None:
+    first = np.empty(blocks.size)
     for i in range(items_out.size):
-        best, best_item, best_stream = np.inf, -1, -1
-        for turn in range(heaviest.size):
-            # The heaviest block first: it has a winner, and most other blocks then cannot beat it.
-            block = first if turn == 0 else (turn - 1 if turn <= first else turn)
-            if heaviest[block] == 0.0:
+        _first_gaps(key, blocks, streams, first_round + i, first)
+        items_out[i], streams_out[i] = _best_arrival(
+            key, first_round + i, streams, blocks, latest, first, weights, expected
+        )
+
+
+@kernel
+def _best_arrival(key: np.uint64, round_: int, streams: IntArray, blocks: IntArray, latest: FloatArray,
+                  first: FloatArray, weights: FloatArray, expected: float) -> tuple[int, int]:
+    """Item and stream of the least t / weight of one round.
+
+    Looks at scores up to the one expected, and only if there is none, at more: so few arrivals are made in vain.
+    """
+    best, best_item, best_stream, horizon = expected, -1, -1, expected
+    while best_item < 0:
+        for at in range(blocks.size):
+            limit = latest[at]
+            if first[at] > best * limit:
                 continue
-            start = block * BLOCK_ITEMS
+            start = blocks[at] * BLOCK_ITEMS
             mass = float(min(BLOCK_ITEMS, weights.size - start))
-            limit = heaviest[block] * mass * (1.0 + 1e-9)  # a time later than best * limit cannot win: t / f > best
-            for s in streams:
-                t = 0.0  # times the mass: the unit in which arrivals come at rate 1
-                n = 0
-                while True:
-                    word01, word23 = philox(key, n, block, s, first_round + i)
-                    u = uniform(word01)
-                    # -ln u >= 1 - u: most blocks are left at their first arrival without a logarithm.
-                    if t + (1.0 - u) > best * limit:
-                        break
-                    t -= log(u)
-                    if t > best * limit:
-                        break
-                    item = start + int(uniform(word23) * mass)
-                    if weights[item] > 0.0:
-                        score = t / mass / weights[item]
-                        if score < best or (score == best and item < best_item):
-                            best, best_item, best_stream = score, item, s
-                    n += 1
-        items_out[i], streams_out[i] = best_item, best_stream
+            t = 0.0  # times the mass: the unit in which arrivals come at rate 1
+            n = 0
+            while True:
+                word01, word23 = philox(key, n, blocks[at], streams[at], round_)
+                u = uniform(word01)
+                # -ln u >= 1 - u: most blocks are left without a logarithm.
+                if t + (1.0 - u) > best * limit:
+                    break
+                t -= log(u)
+                if t > best * limit:
+                    break
+                item = start + int(uniform(word23) * mass)
+                if weights[item] > 0.0:
+                    score = t / mass / weights[item]
+                    if score < best or (score == best and item < best_item):
+                        best, best_item, best_stream = score, item, streams[at]
+                n += 1
+        if best_item < 0:
+            horizon = best = 2.0 * horizon
+    return best_item, best_stream
+
+
+@kernel
+def _first_gaps(key: np.uint64, blocks: IntArray, streams: IntArray, round_: int, out: FloatArray) -> None:
+    """1 - u of the first arrival of each block on its stream, which is at most its time, -ln u.
+
+    A loop without branches, which the compiler makes eight at a time of: most blocks are left after this.
+    """
+    for at in range(blocks.size):
+        out[at] = 1.0 - uniform(philox(key, 0, blocks[at], streams[at], round_)[0])
 
 
 def minhash_race(key: np.uint64, first_round: int, rounds: int, probabilities: FloatArray) -> IntArray:
@@ -157,54 +184,61 @@ def minhash_race(key: np.uint64, first_round: int, rounds: int, probabilities: F
         reached = np.flatnonzero(highest > _bottom(level))
         levels.append(np.full(reached.size, level))
         blocks.append(reached)
-    every_level, every_block = np.concatenate(levels), np.concatenate(blocks)
-    # First a level that the highest bar covers whole: darts there hit soon, and bound the others.
-    top = int(np.argmax(bars))
-    covered = min(max(math.ceil(-math.log2(bars[top])), 0), LEVELS)
-    first = int(np.argmax((every_level == covered) & (every_block == top // _dart_items(covered))))
-    order = np.roll(np.arange(every_level.size), -first)
     items = np.empty(rounds, np.int64)
-    _minhash_race(key, first_round, every_level[order], every_block[order], bars, items)
+    _minhash_race(key, first_round, np.concatenate(levels), np.concatenate(blocks), bars, items)
     return items
 
 
 @kernel
 def _minhash_race(key: np.uint64, first_round: int, levels: IntArray, blocks: IntArray, bars: FloatArray,
                   items_out: IntArray) -> None:
+    first, rate = np.empty(blocks.size), np.empty(blocks.size)
+    for at in range(blocks.size):
+        rate[at] = _mass(levels[at], blocks[at], bars.size) * (2.0 ** -levels[at] - _bottom(levels[at]))
     for i in range(items_out.size):
-        best, best_item = np.inf, -1
-        for at in range(levels.size):
-            t, item = _first_dart(key, first_round + i, blocks[at], levels[at], bars, best)
-            if t < best or (t == best and item < best_item):
-                best, best_item = t, item
-        items_out[i] = best_item
+        _first_gaps(key, blocks, levels, first_round + i, first)
+        items_out[i] = _first_hit(key, first_round + i, levels, blocks, rate, first, bars)
 
 
 @kernel
-def _first_dart(key: np.uint64, round_: int, block: int, level: int, bars: FloatArray, best: float
-                ) -> tuple[float, int]:
-    """Time and item of the first dart of a level's block that falls below its bar; (inf, -1) if none is by `best`."""
-    start = block * _dart_items(level)
-    mass = float(min(_dart_items(level), bars.size - start))
-    bottom = _bottom(level)
-    thickness = 2.0**-level - bottom
-    rate = mass * thickness
-    limit = best * rate * (1.0 + 1e-9)
-    t = 0.0  # times the rate
-    n = 0
-    while True:
-        word01, word23 = philox(key, n, block, level, round_)
-        u = uniform(word01)
-        if t + (1.0 - u) > limit:  # -ln u >= 1 - u
-            return np.inf, -1
-        t -= log(u)
-        if t > limit:
-            return np.inf, -1
-        place = uniform(word23) * mass  # its whole part is the item, the rest the height
-        item = start + int(place)
-        if bottom + (place - float(int(place))) * thickness < bars[item]:
-            return t / rate, item
-        n += 1
+def _first_hit(key: np.uint64, round_: int, levels: IntArray, blocks: IntArray, rate: FloatArray, first: FloatArray,
+               bars: FloatArray) -> int:
+    """The item of the first dart below its bar; as in `_best_arrival`, by a horizon: darts hit at rate 1 or so."""
+    best, best_item, horizon = 1.0, -1, 1.0
+    while best_item < 0:
+        for at in range(blocks.size):
+            limit = best * rate[at] * (1.0 + 1e-9)  # times the rate, as t
+            if first[at] > limit:
+                continue
+            level, start = levels[at], blocks[at] * _dart_items(levels[at])
+            bottom, mass = _bottom(level), _mass(level, blocks[at], bars.size)
+            thickness = 2.0**-level - bottom
+            t = 0.0
+            n = 0
+            while True:
+                word01, word23 = philox(key, n, blocks[at], level, round_)
+                u = uniform(word01)
+                if t + (1.0 - u) > limit:  # -ln u >= 1 - u
+                    break
+                t -= log(u)
+                if t > limit:
+                    break
+                place = uniform(word23) * mass  # its whole part is the item, the rest the height
+                item = start + int(place)
+                if bottom + (place - float(int(place))) * thickness < bars[item]:
+                    if t / rate[at] < best or (t / rate[at] == best and item < best_item):
+                        best, best_item = t / rate[at], item
+                    break
+                n += 1
+        if best_item < 0:
+            horizon = best = 2.0 * horizon
+    return best_item
+
+
+@kernel
+def _mass(level: int, block: int, size: int) -> float:
+    """How many of `size` items are in a block of darts."""
+    return float(min(_dart_items(level), size - block * _dart_items(level)))
 
 
 @kernel
