@@ -75,7 +75,7 @@ def dense_minhash(key: int, round_: int, probabilities: Sequence[float], levels:
     best, seen = (math.inf, -1), math.inf
     for level in range(levels + 1):
         bottom = 2.0 ** -(level + 1) if level < levels else 0.0
-        size = max(2**level, 256)
+        size = max(2**level // 4, 128)
         for start in range(0, len(probabilities), size):
             mass, thickness = min(size, len(probabilities) - start), 2.0**-level - bottom
             t = 0.0

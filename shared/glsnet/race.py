@@ -17,7 +17,6 @@ In all, an arrival is a function of (key, round, stream, block, n) alone, and a 
 can win. The tests hold finite_race and normal_race against dense implementations that make every arrival.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,6 +27,7 @@ from glsnet.errors import CallerError
 from glsnet.randomness import MAX_BLOCKS, MAX_ROUNDS, MAX_STREAMS, kernel, log, normal_quantile, philox, uniform
 
 BLOCK_ITEMS = 256
+DART_ITEMS = 128  # of the smallest blocks of weighted MinHash
 LEVELS = 24  # of heights in weighted MinHash: the darts below 2^-24 are one level
 MAX_DEPTH = 62  # a node address has 63 bits; a leaf's later arrivals, 2^-62 of the mass, are left out
 _TABLE_DEPTH = 10  # quantiles of multiples of 2^-10 are looked up, finer ones computed
@@ -155,9 +155,9 @@ def minhash_race(key: np.uint64, first_round: int, rounds: int, probabilities: F
     """The item of the first dart that falls below its bar: weighted MinHash (Daliri, Musco, Suresh, Protocol 2).
 
     Darts come at uniform (item, height), heights from 0 to 1. They are made by height and by blocks of items: stream
-    l < LEVELS holds the heights from 2^-(l+1) to 2^-l, stream LEVELS those below, in blocks of 2^max(l, 8) items. So
-    a party makes only the darts that its bars could catch, and low heights cost few blocks. Equal times go to the lower
-    item.
+    l < LEVELS holds the heights from 2^-(l+1) to 2^-l, stream LEVELS those below, in blocks of max(2^(l-2), 128)
+    items. So a party makes only the darts that its bars could catch, and low heights cost few blocks. Equal times go
+    to the lower item.
 
     Args:
         key: session key.
@@ -169,17 +169,17 @@ def minhash_race(key: np.uint64, first_round: int, rounds: int, probabilities: F
         shape [R], items.
 
     Raises:
-        CallerError: the rounds are out of range, or N is above 2^24.
+        CallerError: the rounds are out of range, or N is above 2^23.
     """
     _check_rounds(first_round, rounds)
-    if probabilities.size > BLOCK_ITEMS * MAX_BLOCKS:
-        raise CallerError(f"probabilities: expected at most {BLOCK_ITEMS * MAX_BLOCKS}, got {probabilities.size}")
+    if probabilities.size > DART_ITEMS * MAX_BLOCKS:
+        raise CallerError(f"probabilities: expected at most {DART_ITEMS * MAX_BLOCKS}, got {probabilities.size}")
     bars = np.ascontiguousarray(probabilities)
     levels: list[IntArray] = []
     blocks: list[IntArray] = []
-    highest = np.maximum.reduceat(bars, np.arange(0, bars.size, BLOCK_ITEMS))
+    highest = np.maximum.reduceat(bars, np.arange(0, bars.size, DART_ITEMS))
     for level in range(LEVELS + 1):
-        if 2**level > BLOCK_ITEMS:
+        if level and _dart_items(level) > _dart_items(level - 1):
             highest = np.maximum.reduceat(highest, np.arange(0, highest.size, 2))
         reached = np.flatnonzero(highest > _bottom(level))
         levels.append(np.full(reached.size, level))
@@ -249,8 +249,8 @@ def _bottom(level: int) -> float:
 
 @kernel
 def _dart_items(level: int) -> int:
-    """How many items a block of darts has at this level: at least so many that a dart or two come in a unit of time."""
-    return max(1 << level, BLOCK_ITEMS)
+    """How many items a block of darts has at this level: so many that a dart comes now and then in a unit of time."""
+    return max(1 << level >> 2, DART_ITEMS)
 
 
 def normal_race(key: np.uint64, first_round: int, streams: Sequence[int], first_block: IntArray, blocks: int,
