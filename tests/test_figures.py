@@ -38,11 +38,15 @@ def test_bits_on_a_csv(tmp_path: Path) -> None:
     glsnet("figure", "bits", "--pairs", str(tmp_path / "pairs.csv"), "--output", str(tmp_path / "out"),
            "--rounds", "300")
     rows = rows_of(tmp_path / "out" / "bits.csv")
-    assert [row["scheme"] for row in rows] == ["gumbel", "minhash"] + ["low-communication"] * 6 + ["whole-distribution"]
-    assert [float(row["bits"]) for row in rows[:2]] == [0.0, 0.0]
-    assert sorted(float(row["bits"]) for row in rows[2:8]) == [float(row["bits"]) for row in rows[2:8]]
+    silent = ["gumbel", "minhash", "equality-check"] + ["gls"] * 3
+    assert [row["scheme"] for row in rows] == [*silent, *["low-communication"] * 6, "whole-distribution"]
+    assert [row["decoders"] for row in rows[3:6]] == ["2", "4", "8"]
+    assert [float(row["bits"]) for row in rows[:6]] == [0.0] * 6
+    assert sorted(float(row["bits"]) for row in rows[6:12]) == [float(row["bits"]) for row in rows[6:12]]
+    for row in rows:
+        assert float(row["match"]) <= float(row["optimal"]) + 5 * float(row["match_error"])
     assert float(rows[-1]["bits"]) == pytest.approx(64 * 20 + np.log2(20))
-    for row in rows[5:]:
+    for row in rows[9:]:
         assert abs(float(row["match"]) - float(row["optimal"])) <= 5 * float(row["match_error"]) + 0.03
     assert (tmp_path / "out" / "bits.png").read_bytes()[1:4] == b"PNG"
 

@@ -164,8 +164,8 @@ def bits(
     from glsnet.lab import plots  # as in `collision`
 
     found = read_pairs(pairs) if pairs else language_pairs(count, seed)
-    steps = 3 + len(figures.EPSILONS)
-    _figure("bits", output, steps, partial(figures.bits_against_match, found, rounds, seed), plots.bits)
+    rows_of = partial(figures.bits_against_match, found, rounds, seed)
+    _figure("bits", output, len(figures.BITS_SCHEMES), rows_of, plots.bits)
 
 
 @figure_app.command()

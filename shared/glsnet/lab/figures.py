@@ -2,18 +2,23 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from glsnet import bounds
-from glsnet.coupling import Conversation, Scheme, alice, bob, converse, draw_minhash, draw_x, draw_y, keys_of
+from glsnet.coupling import Scheme, alice, bob, converse, draw_minhash, draw_x, draw_y, keys_of
 from glsnet.lab.pairs import Pair
 from glsnet.race import FloatArray
 from glsnet.randomness import seed_from_integer, session_key
 
 Row = dict[str, Any]
-EPSILONS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
+BITS_SCHEMES = (
+    Scheme("gumbel"), Scheme("minhash"), Scheme("equality-check"), *(Scheme("gls", k) for k in (2, 4, 8)),
+    *(Scheme("low-communication", epsilon=epsilon) for epsilon in (1.0, 0.3, 0.1, 0.03, 0.01, 0.001)),
+    Scheme("whole-distribution"),
+)
 BATCH = 50  # rounds whose bits are taken together, for their standard error
 
 
@@ -48,34 +53,45 @@ def collision(pairs: Sequence[Pair], rounds: int, seed: int, progress: Callable[
 def bits_against_match(pairs: Sequence[Pair], rounds: int, seed: int, progress: Callable[[], None]) -> list[Row]:
     """What a match costs: a row for each scheme (for Protocol 4, each epsilon), means over all pairs.
 
-    From nothing sent (Gumbel, weighted MinHash), through Protocol 4, to the whole distribution (Protocol 1). By sample,
-    `bits` is what the messages' fields can hold, `messages` counts those with an index (DMS, Claim 7), and `match` is
-    Pr[a = b]; with standard errors over pairs and rounds together.
+    From nothing sent (Gumbel, weighted MinHash, the equality check, and lists of K by GLS), through Protocol 4, to the
+    whole distribution (Protocol 1). By sample, `bits` is what the messages' fields can hold, `messages` counts those
+    with an index (DMS, Claim 7), and `match` is Pr[a = b], for a list that any a is b; with standard errors over pairs
+    and rounds together. `optimal` is the most that any scheme reaches with as many decoders.
     """
-    schemes = [Scheme("gumbel"), Scheme("minhash"),
-               *(Scheme("low-communication", epsilon=epsilon) for epsilon in EPSILONS), Scheme("whole-distribution")]
-    optimum = float(np.mean([bounds.optimal_match(pair.p, pair.q) for pair in pairs]))
     rows = []
-    for scheme in schemes:
+    for scheme in BITS_SCHEMES:
         talks = [_talk(scheme, pair, at * rounds + start, min(BATCH, rounds - start), seed)
                  for at, pair in enumerate(pairs) for start in range(0, rounds, BATCH)]
-        match = float(np.concatenate([talk.a == talk.b for talk in talks]).mean())
-        bits = np.array([talk.bits / talk.a.size for talk in talks])
+        match = float(np.concatenate([talk.matched for talk in talks]).mean())
+        bits = np.array([talk.bits / talk.matched.size for talk in talks])
         samples = rounds * len(pairs)
         rows.append({
-            "scheme": scheme.name, "epsilon": scheme.epsilon, "bits": sum(talk.bits for talk in talks) / samples,
-            "bits_error": float(bits.std() / math.sqrt(bits.size)),
-            "messages": sum(sum(talk.indices) for talk in talks) / samples, "match": match,
-            "match_error": _error(match, samples), "optimal": optimum,
+            "scheme": scheme.name, "decoders": scheme.decoders, "epsilon": scheme.epsilon,
+            "bits": sum(talk.bits for talk in talks) / samples, "bits_error": float(bits.std() / math.sqrt(bits.size)),
+            "messages": sum(talk.messages for talk in talks) / samples, "match": match,
+            "match_error": _error(match, samples),
+            "optimal": float(np.mean([bounds.optimal_list_match(pair.p, pair.q, scheme.decoders) for pair in pairs])),
         })
         progress()
     return rows
 
 
-def _talk(scheme: Scheme, pair: Pair, first_round: int, rounds: int, seed: int) -> Conversation:
+class _Talk(NamedTuple):
+    """A batch of rounds: whether any Alice matched Bob, shape [R]; bits and messages of them all."""
+
+    matched: NDArray[np.bool_]
+    bits: float
+    messages: int
+
+
+def _talk(scheme: Scheme, pair: Pair, first_round: int, rounds: int, seed: int) -> _Talk:
+    """Every Alice with the same Bob: with more than one of them nobody says anything, so that he draws the same."""
     secret = seed_from_integer(seed)
-    return converse(alice(scheme, keys_of(secret, "alice"), first_round, rounds, pair.p),
-                    bob(scheme, keys_of(secret, "bob"), first_round, rounds, pair.q))
+    talks = [converse(alice(scheme, keys_of(secret, "alice"), first_round, rounds, pair.p, stream),
+                      bob(scheme, keys_of(secret, "bob"), first_round, rounds, pair.q))
+             for stream in range(scheme.decoders)]
+    return _Talk(np.any([talk.a == talk.b for talk in talks], axis=0), sum(talk.bits for talk in talks),
+                 sum(sum(talk.indices) for talk in talks))
 
 
 def random_pairs(count: int, items: int, seed: int) -> list[Pair]:

@@ -31,10 +31,12 @@ def collision(rows: list[Row], path: Path) -> None:
 def bits(rows: list[Row], path: Path) -> None:
     """Match probability against bits per sample, with two standard errors."""
     figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
-    axes.axhline(rows[0]["optimal"], color="0.35", linewidth=1, label="$1 - D$: any coupling")
+    axes.axhline(rows[0]["optimal"], color="0.35", linewidth=1, label="$1 - D$: any coupling of two")
+    lists = [str(row["decoders"]) for row in rows if row["scheme"] == "gls"]
     epsilons = [row["epsilon"] for row in rows if row["epsilon"] is not None]
     for scheme, label, marker in (
-        ("gumbel", "Gumbel", "o"), ("minhash", "weighted MinHash", "s"),
+        ("gumbel", "Gumbel", "o"), ("minhash", "weighted MinHash", "s"), ("equality-check", "equality check", "x"),
+        ("gls", f"GLS, list of K = {', '.join(lists)}", "P"),
         ("low-communication", f"Protocol 4, $\\epsilon$ = {epsilons[0]:g} to {epsilons[-1]:g}", "^"),
         ("whole-distribution", "whole distribution (Protocol 1)", "D"),
     ):
@@ -42,9 +44,15 @@ def bits(rows: list[Row], path: Path) -> None:
         axes.errorbar([row["bits"] for row in of], [row["match"] for row in of],
                       [2 * row["match_error"] for row in of], [2 * row["bits_error"] for row in of],
                       fmt=f"{marker}-" if len(of) > 1 else marker, markersize=5, capsize=2, label=label)
+        if scheme == "low-communication":
+            close = axes.inset_axes((0.46, 0.1, 0.5, 0.3), title="Protocol 4, close up")
+            close.axhline(rows[0]["optimal"], color="0.35", linewidth=1)
+            close.errorbar([row["bits"] for row in of], [row["match"] for row in of],
+                           [2 * row["match_error"] for row in of], [2 * row["bits_error"] for row in of],
+                           fmt="^-", color="C4", markersize=4, capsize=2)
     axes.set_xscale("symlog", linthresh=10)
     axes.set(xlabel="bits per sample", ylabel="Pr[a = b], mean over pairs", xlim=(-1, None))
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper right", fontsize=8)
     _save(figure, path)
 
 
