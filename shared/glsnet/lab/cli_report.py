@@ -1,0 +1,23 @@
+"""`glsnet report`: what a sweep has measured, as one page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A result directory of `glsnet sweep`.")],
+) -> None:
+    """Write DIR/report.html: rate-distortion curves, match rates, bits on the wire, and every number.
+
+    One file that opens in any browser, offline, and prints. Beside it come DIR/figures/*.png and DIR/summary.csv, one
+    row for each cell. All are made anew from the records each time, so the sweep may still be going on: the page says
+    how many of its runs are there. Distortion is given as MSE (dB), which theory bounds, and as mean dB, which the
+    published tables give; they are not comparable.
+
+    - `glsnet report results`
+    """
+    from glsnet.lab import page  # matplotlib takes a second to load: only for those who draw
+
+    print(page.write(directory))
