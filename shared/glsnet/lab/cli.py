@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from glsnet.errors import CallerError, GlsnetError
-from glsnet.lab import cli_report, coupled, figures, report, runner
+from glsnet.lab import cli_report, cli_sweep, coupled, figures, report, runner
 from glsnet.lab import nature as natures
 from glsnet.lab.pairs import Pair, language_pairs, read_pairs
 from glsnet.lab.runner import Drawn, Parties
 from glsnet.lab.settings import CouplingRun, GaussianRun, Run
+from glsnet.lab.terminal import interruptible
 from glsnet.sources.samples import write_atomically
 from glsnet.transport.rpc import check_address
 
@@ -39,6 +40,7 @@ run_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="R
 app.add_typer(run_app, name="run")
 figure_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Compute and draw a published figure.")
 app.add_typer(figure_app, name="figure")
+app.command()(cli_sweep.sweep)
 app.command()(cli_report.report)
 PairsFile = Annotated[Path | None, typer.Option(help="Your pairs: .npz with arrays p and q, [M, N], or CSV with the "
                                                 "header pair,p,q. Default: two n-gram language models.")]
@@ -201,7 +203,7 @@ def _figure(name: str, output: Path, steps: int, rows_of: Callable[[Callable[[],
         raise CallerError(f"--output: expected a folder that can be made, got {output}: {error.strerror}") from error
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=steps)
-        with _interruptible(bar, "nothing was written"):
+        with interruptible(bar, "nothing was written"):
             rows = rows_of(lambda: bar.advance(task))
     with write_atomically(output / f"{name}.csv") as handle:
         writer = csv.DictWriter(handle, rows[0].keys(), lineterminator="\n")
@@ -225,19 +227,8 @@ def _progress(transport: str, decoders: int, parties: Parties | None, samples: i
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=samples, state="starting (the first run compiles)")
-        with _interruptible(bar, "the parties started here are stopped"):
+        with interruptible(bar, "the parties started here are stopped"):
             yield lambda done, match: bar.update(task, completed=done, state=f"match rate {match:.4f}")
-
-
-@contextmanager
-def _interruptible(bar: Progress, state: str) -> Iterator[None]:
-    """Ctrl-C ends the program with one line that says in what state it left things."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        bar.stop()
-        print(f"glsnet: interrupted; {state}", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def _parties(transport: str, k: int, encoder: str | None, decoders: list[str]) -> Parties | None:

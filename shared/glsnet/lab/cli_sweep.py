@@ -1,0 +1,85 @@
+"""`glsnet sweep`: every cell of a scenario, into a result directory."""
+
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from glsnet.errors import CallerError
+from glsnet.lab import engines, results, scenarios
+from glsnet.lab.terminal import interruptible
+
+
+class Engine(StrEnum):
+    """Where cells are measured."""
+
+    local = "local"
+    dask = "dask"
+
+
+def sweep(
+    scenario: Annotated[str, typer.Argument(help="A TOML file, or the name of a scenario that comes with glsnet: "
+                                            "smoke, demo or table10.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made if it is not there.")],
+    engine: Annotated[Engine, typer.Option(help="local: processes of this machine. dask: the workers of a Dask "
+                                           "cluster.")] = Engine.local,
+    scheduler: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The Dask scheduler, for dask.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="How many processes, for local. Default: one for each core."
+                                                )] = None,
+) -> None:
+    """Measure every cell of a scenario: a product of settings, each repeated with seeds of its own.
+
+    DIR/manifest.json says what was run, where and with which versions; DIR/records.jsonl has a line for each finished
+    cell. Kill it at any moment, even pull the plug: the same command goes on where it stopped, repeats no finished
+    cell and loses none.
+
+    - `glsnet sweep smoke --output results/smoke`: a few seconds
+    - `glsnet sweep table10 --output results/table10 --workers 8`
+    - `glsnet sweep mine.toml --output results/mine --engine dask --scheduler 10.0.0.5:8786`, with
+      `dask worker 10.0.0.5:8786 --nthreads 1 --nworkers auto` on each machine
+
+    A scenario is a TOML file. Any setting of `glsnet run gaussian` may stand in it, and a list of values is a sweep:
+
+        title = "More bits, more decoders"
+        source = "gaussian"
+        decoders = [1, 2, 4]
+        samples = 20_000
+        repetitions = 5
+        transport = "direct"
+
+        [[runs]]      # one or more; each overrides the above
+        l_max = [2, 8, 32]
+        search = { sigma2 = [0.001, 0.003, 0.01], samples = 5000, minimise = "mse" }
+
+    With `search`, each cell tries these values on samples of its own, and runs with the best.
+    """
+    if (scheduler is not None) != (engine is Engine.dask):
+        raise CallerError(f"--scheduler: expected it with --engine dask and with no other, got {scheduler or 'none'} "
+                          f"with {engine}")
+    if workers is not None and engine is Engine.dask:
+        raise CallerError("--workers: expected it with --engine local only, got it with dask; its cluster has workers")
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    console = Console(stderr=True)
+    with (
+        Progress(*columns, console=console, transient=True) as bar,
+        interruptible(bar, "finished cells are kept, and the same command resumes"),
+    ):
+        plan = scenarios.load(scenario)
+        with results.opened(output, plan) as opened:
+            total = len(scenarios.cells(plan))
+            done = total - len(opened.remaining)
+            if opened.torn:
+                console.print(f"an unfinished record of {opened.torn:,} bytes was cut off; its cell is measured again")
+            if done:
+                console.print(f"resuming: {done:,} of {total:,} cells are there")
+            task = bar.add_task("cells (the first compile)", total=total, completed=done)
+            with closing(engines.local(opened.remaining, workers) if scheduler is None else
+                         engines.on_dask(opened.remaining, scheduler)) as measured:
+                for cell, body in measured:
+                    opened.append(cell, body)
+                    bar.update(task, advance=1, description="cells")
+    print(f"{output / results.MANIFEST}\n{output / results.RECORDS}")

@@ -1,0 +1,251 @@
+"""Scenarios: a TOML file that names many runs, and the cells that it expands to.
+
+    title = "..."                  source = "gaussian"
+    decoders = [1, 2]              any setting of GaussianRun; a list is a sweep, and several are their product
+    repetitions = 10               repetition r has the seed `seed` + r
+    search = { sigma2 = [...], samples = 10_000, minimise = "mean_db" }
+
+    [[runs]]                       any number of these: each overrides the above and is expanded by itself
+    l_max = [2, 4]
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, StrictStr, ValidationError, model_validator
+
+from glsnet.errors import CallerError
+from glsnet.lab.settings import GaussianRun
+
+MAX_CELLS = 100_000
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Search(BaseModel):
+    """Which values of one parameter to try, on how many samples, and which number of the result is to be least."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    sigma2: tuple[Annotated[float, Strict()], ...] = ()
+    step: tuple[Annotated[float, Strict()], ...] = ()
+    samples: Annotated[int, Strict()] = Field(ge=2, le=2**32)
+    minimise: Literal["mean_db", "mse"]
+
+    @model_validator(mode="after")
+    def _one_parameter(self) -> Self:
+        if bool(self.sigma2) == bool(self.step):
+            raise ValueError("a list of values of just one parameter, sigma2 or step")
+        return self
+
+    @property
+    def parameter(self) -> str:
+        return "sigma2" if self.sigma2 else "step"
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return self.sigma2 or self.step
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A scenario that `load` has found right: the name of its file, and what stands in it."""
+
+    file: str
+    document: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what stands in the file; comments, spaces and the order of keys do not count."""
+        return hashlib.sha256(json.dumps(self.document, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a scenario. Its number counts from 0 in the order of the file."""
+
+    number: int
+    repetition: int
+    settings: GaussianRun  # with a search, its parameter is at the first of the values to try
+    search: Search | None
+
+
+class _Once(BaseModel):
+    """What stands in a scenario once."""
+
+    title: StrictStr
+    source: Literal["gaussian"]
+    runs: tuple[dict[str, Any], ...] = ({},)
+
+
+class _Plan(BaseModel):
+    """What a run has besides settings."""
+
+    repetitions: Annotated[int, Strict()] = Field(1, ge=1)
+    search: Search | None = None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of a scenario, each of its settings as the list of its values; and where in the file each key stands."""
+
+    plan: _Plan
+    axes: dict[str, list[Any]]
+    place: Callable[[str], str]
+
+    @property
+    def cells(self) -> int:
+        return self.plan.repetitions * math.prod(map(len, self.axes.values()))
+
+
+_REPEATED = (*GaussianRun.model_fields, *_Plan.model_fields)  # keys of a run, and above the runs for all of them
+
+
+def load(name_or_path: str) -> Scenario:
+    """Read a scenario, and expand it once to see that it is right.
+
+    Args:
+        name_or_path: a path, which ends in .toml, or the name of a scenario that comes with glsnet.
+
+    Raises:
+        CallerError: there is no such scenario, it cannot be read, is no TOML, or is not what a scenario has to be; the
+            text names the file, the run and the key.
+    """
+    file, text = _text(name_or_path)
+    try:
+        scenario = Scenario(file, tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise CallerError(f"{file}: expected TOML, got: {error}") from error
+    cells(scenario)
+    return scenario
+
+
+def cells(scenario: Scenario) -> list[Cell]:
+    """Every cell, in order: the runs as in the file; in each, the product of its lists in the order of GaussianRun's
+    settings; repetitions innermost.
+
+    Raises:
+        CallerError: as `load`.
+    """
+    made: list[Cell] = []
+    for run in _runs(scenario):
+        for values in itertools.product(*run.axes.values()):
+            settings = _settings(run, dict(zip(run.axes, values, strict=True)))
+            for repetition in range(run.plan.repetitions):
+                seeded = settings.model_copy(update={"seed": settings.seed + repetition})
+                made.append(Cell(len(made), repetition, seeded, run.plan.search))
+    first: dict[object, int] = {}
+    for cell in made:
+        twin = first.setdefault((cell.settings, cell.search), cell.number)
+        if twin != cell.number:
+            raise CallerError(f"{scenario.file}: expected cells that differ, got cells {twin} and {cell.number} with "
+                              f"the same settings ({described(cell.settings)}); leave one of them out")
+    return made
+
+
+def described(settings: GaussianRun) -> str:
+    """The settings as `key=value`, without those that are not set."""
+    return " ".join(f"{key}={value}" for key, value in settings.model_dump(mode="json").items() if value is not None)
+
+
+def _text(name_or_path: str) -> tuple[str, str]:
+    """The name of the file in errors, and the text in it."""
+    if not name_or_path.endswith(".toml"):
+        built_in = sorted(each.name for each in files("glsnet.scenarios").iterdir() if each.name.endswith(".toml"))
+        if f"{name_or_path}.toml" not in built_in:
+            names = ", ".join(name.removesuffix(".toml") for name in built_in)
+            raise CallerError(f"scenario: expected a path that ends in .toml, or one of {names}; got {name_or_path!r}")
+        name = f"{name_or_path}.toml"
+        return name, (files("glsnet.scenarios") / name).read_text("utf-8")
+    try:
+        return name_or_path, Path(name_or_path).read_text("utf-8")
+    except OSError as error:
+        raise CallerError(f"{name_or_path}: expected a scenario that can be read, got: {error.strerror}; check the "
+                          "path and its permissions") from error
+    except UnicodeDecodeError as error:
+        raise CallerError(f"{name_or_path}: expected UTF-8 text, got byte 0x{error.object[error.start]:02x}; save the "
+                          "file as UTF-8") from error
+
+
+def _runs(scenario: Scenario) -> list[_Run]:
+    document = scenario.document
+
+    def top(key: str) -> str:
+        return f"{scenario.file}: {key}"
+
+    _check_keys(document, (*_Once.model_fields, *_REPEATED), top)
+    once = _validated(_Once, {key: value for key, value in document.items() if key in _Once.model_fields}, top)
+    above = {key: value for key, value in document.items() if key in _REPEATED}
+    runs = [_run(own, above, top, f"{scenario.file}: runs[{i}]." if "runs" in document else top(""))
+            for i, own in enumerate(once.runs)]
+    count = sum(run.cells for run in runs)
+    if not 0 < count <= MAX_CELLS:
+        advice = "shorten its lists, or make several scenarios of it" if count else "give it at least one of [[runs]]"
+        raise CallerError(f"{scenario.file}: expected 1 to {MAX_CELLS:,} cells, got {count:,}; {advice}")
+    return runs
+
+
+def _run(own: dict[str, Any], above: dict[str, Any], top: Callable[[str], str], prefix: str) -> _Run:
+    """A run from its own keys and those above it."""
+    def place(key: str) -> str:
+        return top(key) if key.partition(".")[0] in above.keys() - own.keys() else f"{prefix}{key}"
+
+    _check_keys(own, _REPEATED, place)
+    merged = above | own
+    plan = _validated(_Plan, {key: value for key, value in merged.items() if key in _Plan.model_fields}, place)
+    axes = {key: merged[key] if isinstance(merged[key], list) else [merged[key]]
+            for key in GaussianRun.model_fields if key in merged}
+    for key, values in axes.items():
+        if not values:
+            raise CallerError(f"{place(key)}: expected at least one value, got []; give it one, or leave the key out")
+    if plan.search and plan.search.parameter in axes:
+        key = plan.search.parameter
+        raise CallerError(f"{place(key)}: expected it to be set or searched, got both; leave it out here or in "
+                          f"{place('search')}")
+    return _Run(plan, axes, place)
+
+
+def _settings(run: _Run, values: dict[str, Any]) -> GaussianRun:
+    """The settings of a cell but for the repetition's seed; every value of a search is tried on them."""
+    search = run.plan.search
+    if search is None:
+        return _validated(GaussianRun, values, run.place, strict=True)
+
+    def place(key: str) -> str:
+        return run.place(f"search.{key}" if key == search.parameter else key)
+
+    tried = [_validated(GaussianRun, values | {search.parameter: value}, place, strict=True) for value in search.values]
+    return tried[0]
+
+
+def _check_keys(table: Iterable[str], known: Sequence[str], place: Callable[[str], str]) -> None:
+    for key in table:
+        if key not in known:
+            raise CallerError(f"{place(key)}: no such key; the keys are {', '.join(known)}")
+
+
+def _validated(model: type[Model], values: dict[str, Any], place: Callable[[str], str], strict: bool | None = None
+               ) -> Model:
+    """The values as a model; strictly, for a number in quotes is a mistake here, as it is not after --set."""
+    try:
+        return model.model_validate(values, strict=strict)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
+        match first["type"]:
+            case "extra_forbidden":
+                problem = f"no such key; the keys are {', '.join(Search.model_fields)}"
+            case "missing":
+                problem = "expected it, got none; add it to the file"
+            case _:
+                wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should be ")
+                problem = f"expected {wanted}, got {first['input']!r}"
+        raise CallerError(f"{place(key)}: {problem}") from None
