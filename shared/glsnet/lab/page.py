@@ -70,7 +70,7 @@ def write(directory: Path) -> Path:
     with write_atomically(directory / "summary.csv") as handle:
         _write_summary(rows, csv.writer(handle, lineterminator="\n"))
     with write_atomically(directory / "report.html") as handle:
-        handle.write(_page(directory.resolve().name, manifest, records, rows, drawn))
+        handle.write(_page(manifest, records, rows, drawn))
     return directory / "report.html"
 
 
@@ -109,9 +109,9 @@ def _flat(row: Row) -> dict[str, object]:
     return flat
 
 
-def _page(name: str, manifest: Mapping[str, Any], records: Sequence[Record], rows: Sequence[Row],
-          drawn: Mapping[str, Picture]) -> str:
-    sections = {f"{key}": (heading, _figure(drawn[key], caption, POINTS if key != "bits" else ""))
+def _page(manifest: Mapping[str, Any], records: Sequence[Record], rows: Sequence[Row], drawn: Mapping[str, Picture]
+          ) -> str:
+    sections = {key: (heading, _figure(drawn[key], caption, POINTS if key != "bits" else ""))
                 for key, (heading, caption) in FIGURES.items() if key in drawn}
     sections["bits"] = (sections["bits"][0], sections["bits"][1] + _bits(rows))
     if beside := beside_published(rows):
@@ -121,7 +121,7 @@ def _page(name: str, manifest: Mapping[str, Any], records: Sequence[Record], row
     contents = " · ".join(f'<a href="#{key}">{heading}</a>' for key, (heading, _) in sections.items())
     body = "\n".join(f'<section id="{key}">\n<h2>{heading}</h2>\n{content}\n</section>'
                      for key, (heading, content) in sections.items())
-    title = f"glsnet: {html.escape(name)}"
+    title = html.escape(manifest["scenario"]["title"])
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n</head>\n'
@@ -135,7 +135,7 @@ def _introduction(manifest: Mapping[str, Any], records: Sequence[Record], rows: 
     schemes = _listed(label_of(scheme) for scheme in in_order(row.scheme for row in rows))
     samples = {record["result"]["samples"] for record in records}
     each = " to ".join(f"{number:,}" for number in sorted({min(samples), max(samples)}))
-    expected = len(manifest["cells"])
+    expected = manifest["cells"]
     unfinished = "" if len(records) >= expected else (
         f'<p class="warning">Unfinished: {len(records)} of {expected} runs are there. Cells that have fewer '
         "repetitions than others have larger errors.</p>\n"
@@ -198,13 +198,14 @@ def _summary(rows: Sequence[Row]) -> str:
         (*_CELL, "parameter", "packing", "transport", "n", "samples", "seconds", "match rate", "MSE (dB), best of K",
          "mean dB, best of K", "MSE (dB), each decoder", "mean dB, each decoder"),
         [(*_cell(row), f"{row.parameter} {_parameter(row)}", row.packing, row.transport, str(row.repetitions),
-          f"{row.samples:,.0f}", f"{row.seconds:.1f}", _measured(row.match_rate, 4), _measured(row.mse.decibels, 2),
+          f"{row.samples:,.0f}", f"{row.seconds:.3g}", _measured(row.match_rate, 4), _measured(row.mse.decibels, 2),
           _measured(row.mean_db, 2), _measured(row.decoder_mse.decibels, 2), f"{row.decoder_mean_db:.2f}")
          for row in rows],
     )
     return ("<p>Means over n repetitions ± standard error; of a single one, that within the run. Samples and seconds "
-            "are those of one repetition. With an asterisk, the parameter was searched for, and is the most frequent "
-            "choice. All digits, and more columns, are in <code>summary.csv</code>.</p>\n" + table)
+            "are those of one repetition. A parameter “by” a metric was searched for, on other samples, to make that "
+            "least, and is the most frequent choice. All digits, and more columns, are in <code>summary.csv</code>."
+            "</p>\n" + table)
 
 
 _CELL = ("scheme", "K", "L_max")
@@ -216,7 +217,7 @@ def _cell(row: Row) -> tuple[str, str, str]:
 
 
 def _parameter(row: Row) -> str:
-    return f"{row.parameter_value:.4g}{'*' if row.searched else ''}"
+    return f"{row.parameter_value:.4g}" + (f", by {row.minimised}" if row.minimised else "")
 
 
 def _measured(measured: Measured | None, digits: int) -> str:

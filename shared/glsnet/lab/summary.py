@@ -47,7 +47,7 @@ class Row:
     frame: int
     parameter: str  # "sigma2" or, for quantisers, "step"
     parameter_value: float  # where it was searched, the most frequent choice
-    searched: bool
+    minimised: str  # "mse" or "mean_db", where the parameter was searched; else ""
     repetitions: int
     samples: float  # of one repetition
     seconds: float
@@ -103,19 +103,25 @@ def decibels(power: float) -> float:
 def summarise(records: Sequence[Record]) -> list[Row]:
     """One row for each cell, in the order of K, L_max and scheme.
 
-    Records of the same settings but for the seed are repetitions. Where sigma2 or step was searched, each repetition
-    has found its own, and repetitions of different values are one row. The error is the standard deviation over n
-    repetitions, over sqrt(n); that of a single repetition is what the run itself gave.
+    Records of the same settings but for the seed, and of the same search, if any, are repetitions; what each of them
+    has found may differ. The error is the standard deviation over n repetitions, over sqrt(n); that of a single
+    repetition is what the run itself gave.
     """
     cells: dict[str, list[Record]] = {}
     for record in records:
-        settings = record["cell"]["settings"]
-        apart = {"seed"} | ({_parameter(record["result"])} if record["result"].get("searched") else set())
-        cell = json.dumps({name: value for name, value in settings.items() if name not in apart}, sort_keys=True)
-        cells.setdefault(cell, []).append(record)
+        settings = {name: value for name, value in record["cell"]["settings"].items() if name != "seed"}
+        cells.setdefault(json.dumps([settings, _search(record["result"])], sort_keys=True), []).append(record)
     return sorted((_row(repetitions) for repetitions in cells.values()), key=lambda row: (
-        row.decoders, row.l_max, row.scheme, row.packing, row.transport, row.parameter_value
+        row.decoders, row.l_max, row.scheme, row.packing, row.transport, row.minimised, row.parameter_value
     ))
+
+
+def _search(result: dict[str, Any]) -> tuple[str, list[float]]:
+    """Of a search, what it minimised, and the values that it tried; "" and none, if there was none."""
+    searched = result.get("searched") or []
+    parameter = _parameter(result)
+    return "".join(sorted({name for each in searched for name in each} - {parameter})), [
+        each[parameter] for each in searched]
 
 
 def _row(records: list[Record]) -> Row:
@@ -127,7 +133,7 @@ def _row(records: list[Record]) -> Row:
         scheme=first["scheme"], decoders=first["decoders"], l_max=first["l_max"], packing=first["packing"],
         transport=first["transport"], frame=first["frame"], parameter=parameter,
         parameter_value=Counter(result[parameter] for result in results).most_common(1)[0][0],
-        searched=bool(first.get("searched")), repetitions=len(results),
+        minimised=_search(first)[0], repetitions=len(results),
         samples=float(np.mean([result["samples"] for result in results])),
         seconds=float(np.mean([record["timing"]["seconds"] for record in records])),
         match_rate=None if first["match_rate"] is None else _measured(results, "match_rate"),
