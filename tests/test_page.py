@@ -187,7 +187,7 @@ def test_an_unfinished_sweep_is_reported_as_far_as_it_has_come(swept: Path, tmp_
     unfinished = shutil.copytree(swept, tmp_path / "half")
     lines = (swept / "records.jsonl").read_text().splitlines(keepends=True)
     (unfinished / "records.jsonl").write_text("".join(lines[:3]))
-    assert f"Unfinished: 3 of {len(lines)} runs" in page.write(unfinished).read_text()
+    assert f"Unfinished: 3 of {len(lines)} cells" in page.write(unfinished).read_text()
     assert "Unfinished" not in (swept / "report.html").read_text()
 
 

@@ -11,12 +11,12 @@ def report(
 ) -> None:
     """Write DIR/report.html: rate-distortion curves, match rates, bits on the wire, and every number.
 
-    One file that opens in any browser, offline, and prints. Beside it come DIR/figures/*.png and DIR/summary.csv, one
-    row for each cell. All are made anew from the records each time, so the sweep may still be going on: the page says
-    how many of its runs are there. Distortion is given as MSE (dB), which theory bounds, and as mean dB, which the
-    published tables give; they are not comparable.
+    One file that opens in any browser, offline, and prints. Beside it come DIR/figures/*.png and DIR/summary.csv, with
+    a row for all repetitions of the same settings. All are made anew from the records each time, so the sweep may
+    still be going on: the page says how many of its cells are there. Distortion is given as MSE (dB), which theory
+    bounds, and as mean dB, which the published tables give; they are not comparable.
 
-    - `glsnet report results`
+    - `glsnet sweep smoke --output results/smoke`, then `glsnet report results/smoke`
     """
     from glsnet.lab import page  # matplotlib takes a second to load: only for those who draw
 

@@ -17,27 +17,32 @@ from glsnet.lab.curves import Picture, in_order, label_of, pictures
 from glsnet.lab.summary import Beside, Measured, Record, Row, beside_published, summarise
 from glsnet.sources.samples import write_atomically
 
+POINTS = ("Error bars are two standard errors, often smaller than the point. Points of different schemes are set "
+          "slightly apart.")
+LINES = " Where there are several points of a scheme at one place, the line joins the lowest."
 FIGURES = {  # name: heading, caption
     "distortion-mse": (
         "Distortion against bits: MSE",
         "Decibels of the mean squared error of the best of the K reconstructions. Which of them is best only an oracle "
         "knows. The list converse bounds it from below; the Wyner–Ziv line bounds a single decoder, and is the same as "
-        "the list converse at K = 1. A scheme above “side information alone” does worse than sending nothing.",
+        "the list converse at K = 1. A scheme above “side information alone” does worse than sending nothing. "
+        + POINTS + LINES,
     ),
     "distortion-mean-db": (
         "Distortion against bits: mean dB",
         "The mean over samples of each squared error's decibels, best of K: what the published tables give. No theorem "
-        "here bounds it, and it is not to be compared with MSE.",
+        "here bounds it, and it is not to be compared with MSE. " + POINTS + LINES,
     ),
     "distortion-decoder": (
         "Each decoder's own distortion: MSE",
         "Decibels of the mean squared error, mean over the K decoders: what a decoder gets that is not told whether it "
-        "is the best. Wyner–Ziv bounds it from below.",
+        "is the best. Wyner–Ziv bounds it from below. " + POINTS + LINES,
     ),
     "match-rate": (
         "Match rate",
         "How often some decoder drew just what the encoder drew. The dash beside each point is the coding bound, which "
-        "it may not be below. It depends on sigma2, which is another from cell to cell, and so no line joins them.",
+        "it may not be below. It depends on sigma2, which may differ from point to point, and so no line joins them. "
+        + POINTS,
     ),
     "bits": (
         "Bits on the wire",
@@ -46,8 +51,6 @@ FIGURES = {  # name: heading, caption
         "have no stream. H(M | shared randomness) is what an ideal code of the same messages would take.",
     ),
 }
-POINTS = ("Error bars are two standard errors, often smaller than the point. Points of different schemes are set "
-          "slightly apart. Where there are several points of a scheme at one place, the line joins the lowest.")
 
 
 def write(directory: Path) -> Path:
@@ -111,8 +114,8 @@ def _flat(row: Row) -> dict[str, object]:
 
 def _page(manifest: Mapping[str, Any], records: Sequence[Record], rows: Sequence[Row], drawn: Mapping[str, Picture]
           ) -> str:
-    sections = {key: (heading, _figure(drawn[key], caption, POINTS if key != "bits" else ""))
-                for key, (heading, caption) in FIGURES.items() if key in drawn}
+    sections = {key: (heading, _figure(drawn[key], heading, caption)) for key, (heading, caption) in FIGURES.items()
+                if key in drawn}
     sections["bits"] = (sections["bits"][0], sections["bits"][1] + _bits(rows))
     if beside := beside_published(rows):
         sections["published"] = ("Beside the published table", _beside(beside))
@@ -137,15 +140,16 @@ def _introduction(manifest: Mapping[str, Any], records: Sequence[Record], rows: 
     each = " to ".join(f"{number:,}" for number in sorted({min(samples), max(samples)}))
     expected = manifest["cells"]
     unfinished = "" if len(records) >= expected else (
-        f'<p class="warning">Unfinished: {len(records)} of {expected} runs are there. Cells that have fewer '
+        f'<p class="warning">Unfinished: {len(records):,} of {expected:,} cells are there. Settings with fewer '
         "repetitions than others have larger errors.</p>\n"
     )
     return (
         f"{unfinished}<p>One encoder sees samples of a Gaussian source and broadcasts an index of log2 L_max bits for "
         "each; K decoders, each with noisy side information of its own, reconstruct it. Run were: "
         f"{html.escape(schemes)}; with K = {_listed(sorted({row.decoders for row in rows}))} and "
-        f"L_max = {_listed(sorted({row.l_max for row in rows}))}; {len(records):,} runs in {len(rows):,} cells, of "
-        f"{each} samples each, {_listed(sorted({_TRANSPORTS[row.transport] for row in rows}))}. "
+        f"L_max = {_listed(sorted({row.l_max for row in rows}))}; {len(records):,} cells, repetitions of "
+        f"{len(rows):,} settings, of {each} samples each, "
+        f"{_listed(sorted({_TRANSPORTS.get(row.transport, row.transport) for row in rows}))}. "
         "Distortion is squared error as a share of the source's variance, in one of two metrics that are not "
         "comparable. <strong>MSE (dB)</strong> is the decibels of the mean squared error; rate-distortion theory "
         "bounds it. <strong>Mean dB</strong> is the mean over samples of each error's decibels, as the published "
@@ -154,17 +158,18 @@ def _introduction(manifest: Mapping[str, Any], records: Sequence[Record], rows: 
     )
 
 
-def _figure(picture: Picture, caption: str, points: str) -> str:
-    return f"<figure>\n{picture.svg}<figcaption>{caption} {points}</figcaption>\n</figure>"
+def _figure(picture: Picture, heading: str, caption: str) -> str:
+    svg = picture.svg.replace("<svg", f'<svg role="img" aria-label="{heading}"', 1)
+    return f"<figure>\n{svg}<figcaption>{caption}</figcaption>\n</figure>"
 
 
 def _bits(rows: Sequence[Row]) -> str:
     layers = ("information", "packed", "protobuf", "stream", "ip")
-    over_grpc = [row for row in rows if row.transport == "grpc"] or rows
+    on_network = [row for row in rows if row.transport != "direct"] or rows
     return _table(
-        (*_CELL, "packing", "frame", "H(M | shared)", *layers, "last over packed"),
+        (*_CELL, "packing", "frame", "H(M | shared)", *layers, "over packed"),
         [(*_cell(row), row.packing, f"{row.frame:,}", _number(row.message_entropy, 4),
-          *(_number(row.bits[layer], 4) for layer in layers), _overhead(row)) for row in over_grpc],
+          *(_number(row.bits[layer], 4) for layer in layers), _overhead(row)) for row in on_network],
     )
 
 
@@ -174,7 +179,7 @@ def _overhead(row: Row) -> str:
 
 
 def _beside(beside: Sequence[Beside]) -> str:
-    """The measured cells beside the published ones; the colour is that of the difference in standard errors."""
+    """What was measured beside what was published; the colour is that of the difference in standard errors."""
     within = sum(abs(each.deviations) < 2 for each in beside)
     largest = max(beside, key=lambda each: abs(each.deviations))
     table = _table(
@@ -189,7 +194,8 @@ def _beside(beside: Sequence[Beside]) -> str:
         f"<p>GLS, mean dB, best of K, beside Table 10 of arXiv 2506.05632: {within} of {len(beside)} differences are "
         f"below two combined standard errors; the largest is {largest.deviations:+.1f}, at K = {largest.row.decoders}, "
         f"L_max = {largest.row.l_max}. Of 20 differences by chance alone, one is beyond two; an error of few "
-        "repetitions is itself uncertain.</p>\n" + table
+        "repetitions is itself uncertain. More is to be expected where sigma2 is another and was not searched for.</p>"
+        + table
     )
 
 
@@ -252,7 +258,7 @@ STYLE = """
   :root { --ink: #e6e6e3; --dim: #a8a8a3; --paper: #17181a; --rule: #3a3b3e; --link: #7cc0f0;
           --near: #1d4030; --off: #4d3d12; --far: #5c2a1a; }
 }
-body { max-width: 72rem; margin: 2rem auto; padding: 0 1.2rem; color: var(--ink); background: var(--paper);
+body { max-width: 76rem; margin: 2rem auto; padding: 0 1.2rem; color: var(--ink); background: var(--paper);
        font: 16px/1.5 system-ui, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 p, figcaption { max-width: 52rem; } a { color: var(--link); } nav { margin: 1.2rem 0; }

@@ -1,6 +1,7 @@
 """Records to rows: repetitions as means with standard errors, and the published figures beside them.
 
-    records -> summarise -> Row, one for each cell -> beside_published -> Beside, one for each published cell
+    summarise          records -> rows, one for all repetitions of the same settings
+    beside_published   rows -> those of published cells, each beside what was published
 """
 
 import csv
@@ -34,7 +35,7 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """The repetitions of one cell: means over them. Squared errors are shares of the source's variance.
+    """What the repetitions of the same settings came to: means. Squared errors are shares of the source's variance.
 
     What a scheme has not is None: a bound on matches, H(M | shared randomness), or a layer of bits.
     """
@@ -79,7 +80,7 @@ class Published(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """A measured cell beside the published one."""
+    """A row beside the published cell of the same K and L_max."""
 
     row: Row
     published: Published
@@ -101,17 +102,17 @@ def decibels(power: float) -> float:
 
 
 def summarise(records: Sequence[Record]) -> list[Row]:
-    """One row for each cell, in the order of K, L_max and scheme.
+    """One row for all repetitions of the same settings, in the order of K, L_max and scheme.
 
     Records of the same settings but for the seed, and of the same search, if any, are repetitions; what each of them
     has found may differ. The error is the standard deviation over n repetitions, over sqrt(n); that of a single
     repetition is what the run itself gave.
     """
-    cells: dict[str, list[Record]] = {}
+    repeated: dict[str, list[Record]] = {}
     for record in records:
         settings = {name: value for name, value in record["cell"]["settings"].items() if name != "seed"}
-        cells.setdefault(json.dumps([settings, _search(record["result"])], sort_keys=True), []).append(record)
-    return sorted((_row(repetitions) for repetitions in cells.values()), key=lambda row: (
+        repeated.setdefault(json.dumps([settings, _search(record["result"])], sort_keys=True), []).append(record)
+    return sorted((_row(repetitions) for repetitions in repeated.values()), key=lambda row: (
         row.decoders, row.l_max, row.scheme, row.packing, row.transport, row.minimised, row.parameter_value
     ))
 
