@@ -4,10 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -46,15 +46,7 @@ def local(cells: Sequence[Cell], workers: int | None = None) -> Measured:
         with _interrupts_held():  # a process keeps the mask that it is started with: Ctrl-C is for this one alone
             futures = {pool.submit(measure, cell): cell for cell in cells}
         for future in as_completed(futures):
-            cell = futures[future]
-            try:
-                body = future.result()
-            except BrokenProcessPool as error:
-                raise TransportError("a process that measures cells was lost; was it killed, is memory short? The same "
-                                     "command resumes") from error
-            except Exception as error:
-                raise _failed(cell, error) from error
-            yield cell, body
+            yield futures[future], _body(futures[future], future)
     finally:
         ours.close()  # ends the processes, whatever they are at
         pool.shutdown(cancel_futures=True)
@@ -79,22 +71,43 @@ def on_dask(cells: Sequence[Cell], scheduler: str) -> Measured:
         import distributed  # an extra: only those who ask for it need it
     except ImportError:
         raise CallerError("--engine: expected dask to be installed, it is not; pip install 'glsnet[dask]'") from None
+    with _connected(distributed.Client, scheduler) as client:
+        futures = {client.submit(measure, cell, pure=False): cell for cell in cells}
+        for future in distributed.as_completed(futures, loop=client.loop):
+            cell = futures.pop(future)
+            yield cell, _body(cell, future)
+
+
+def _body(cell: Cell, future: Any) -> dict[str, Any]:
+    """What was measured; `future` is of this machine's or of Dask's class, which are alike."""
     try:
-        client = distributed.Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
-    except OSError as error:
-        raise TransportError(f"--scheduler: no Dask scheduler answered at {scheduler} within {CONNECT_SECONDS} s; is "
-                             "it started, is the address right?") from error
+        body: dict[str, Any] = future.result()
+    except (BrokenProcessPool, CancelledError) as error:
+        raise TransportError("the sweep lost a process that measures cells, or the scheduler: was it killed, is memory "
+                             "short? The same command resumes") from error
+    except Exception as error:
+        raise _failed(cell, error) from error
+    return body
+
+
+def _connected(client: Callable[..., Any], scheduler: str) -> Any:
+    """A Dask client; from a thread of its own, for where something else listens, Dask would wait for ever."""
+    answer: Future[Any] = Future()
+
+    def connect() -> None:
+        try:
+            answer.set_result(client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False))
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        return answer.result(CONNECT_SECONDS + 1)
     except ValueError as error:
         raise CallerError(f"--scheduler: expected HOST:PORT, got {scheduler!r}") from error
-    with client:
-        futures = {client.submit(measure, cell, pure=False): cell for cell in cells}
-        for future in distributed.as_completed(futures):
-            cell = futures.pop(future)
-            try:
-                body = future.result()
-            except Exception as error:
-                raise _failed(cell, error) from error
-            yield cell, body
+    except Exception as error:  # of any class, where something else listens
+        raise TransportError(f"--scheduler: no Dask scheduler answered at {scheduler} within {CONNECT_SECONDS} s; is "
+                             "it started, is the address right?") from error
 
 
 def _compile_once(cells: Sequence[Cell]) -> None:
@@ -105,10 +118,8 @@ def _compile_once(cells: Sequence[Cell]) -> None:
     kinds = {tuple(value for _, value in cell.settings if isinstance(value, str)): cell for cell in cells}
     for cell in kinds.values():
         tiny = cell.settings.model_copy(update={"samples": 2, "transport": "direct"})
-        try:
+        with suppress(Exception):  # then the cell itself fails, too, and is named
             measure(replace(cell, settings=tiny, search=None))
-        except Exception as error:
-            raise _failed(cell, error) from error
 
 
 def _end_with(pipe: Connection) -> None:
