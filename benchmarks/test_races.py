@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from glsnet import codes
+from glsnet.codes import Code
 from glsnet.coupling import draw_y
 from glsnet.race import FloatArray
 from glsnet.randomness import session_key
-from glsnet.sources import gaussian
 from glsnet.sources.gaussian import Gaussian, noisy_observation
 
 KEY = session_key(bytes(32), "bench")
@@ -28,8 +29,8 @@ def seconds(call: Callable[[], object], repeats: int) -> float:
 
 def test_one_gaussian_sample_encoded_and_decoded_four_times() -> None:
     """Against N = 2^15 candidates from the prior in numpy, drawn once and shared by all parties for free."""
-    rng, source = np.random.default_rng(0), Gaussian(0.0, 1.0, SIGMA2)
-    side = noisy_observation(source, 0.5)
+    rng, code = np.random.default_rng(0), Code(Gaussian(0.0, 1.0), "gls", K, L_MAX, SIGMA2)
+    side = noisy_observation(code.source, 0.5)
     a, candidates, batch = 0.3, 2**15, 20_000
     t = a + np.sqrt(0.5) * rng.standard_normal(K)
 
@@ -49,9 +50,9 @@ def test_one_gaussian_sample_encoded_and_decoded_four_times() -> None:
     observed = [np.full(batch, t_k) for t_k in t]
 
     def races() -> None:
-        y = gaussian.encode(source, KEY, 0, sources, K, L_MAX)
+        messages, _ = codes.encode(code, KEY, 0, sources)
         for k in range(K):
-            gaussian.decode(source, side, KEY, 0, observed[k], y.block, k)
+            codes.decode(code, side, KEY, 0, observed[k], messages, k)
 
     slow, fast = seconds(dense, 200), seconds(races, 15) / batch
     print(f"\nGaussian sample, K={K}, L_max={L_MAX}, sigma2={SIGMA2}: dense N=2^15 {slow * 1e6:.0f} us, races "

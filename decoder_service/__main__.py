@@ -31,7 +31,8 @@ def main(
                                                  )] = None,
     l_max: Annotated[int | None, typer.Option(help="Number of message values to insist on.")] = None,
     sigma2: Annotated[float | None, typer.Option(help="Variance of the codeword to insist on.")] = None,
-    scheme: Annotated[str | None, typer.Option(help="Scheme to insist on: gls or baseline.")] = None,
+    step: Annotated[float | None, typer.Option(help="Width of a quantiser's cell to insist on.")] = None,
+    scheme: Annotated[str | None, typer.Option(help="Scheme to insist on.")] = None,
     mean: Annotated[float | None, typer.Option(help="Mean of the source to insist on.")] = None,
     variance: Annotated[float | None, typer.Option(help="Variance of the source to insist on.")] = None,
     until_stdin_closes: service.UntilStdinCloses = False,
@@ -54,7 +55,8 @@ def main(
     if t is not None:
         if encoder is None or output is None:
             raise typer.BadParameter("--side-information: expected --encoder and --output with it; give both")
-        expected = Terms(decoders=decoders, l_max=l_max, sigma2=sigma2, scheme=scheme, mean=mean, variance=variance)
+        expected = Terms(decoders=decoders, l_max=l_max, sigma2=sigma2, step=step, scheme=scheme, mean=mean,
+                         variance=variance)
         session = DecoderSession(
             exchange.CODEC, partial(noisy_observation, noise_variance=noise_variance), seed_from_integer(seed),
             expected, stream,

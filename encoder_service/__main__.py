@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from glsnet.codes import DEFAULT_SIGMA2, RACES, SCHEMES, Code
 from glsnet.compression import EncoderSession
 from glsnet.errors import CallerError
 from glsnet.frames import MAX_COUNT
@@ -26,9 +27,11 @@ def main(
     seed: Annotated[int, typer.Option(envvar="GLSNET_SEED", help="Seed that all parties share.")] = 0,
     decoders: Annotated[int, typer.Option(min=1, help="K, the number of decoders to wait for.")] = 4,
     l_max: Annotated[int, typer.Option(min=1, help="Number of message values; an index is log2 of it in bits.")] = 8,
-    sigma2: Annotated[float, typer.Option(help="Variance of the codeword given the sample, as a share of the "
-                                          "source's variance.")] = 0.001,
-    scheme: Annotated[str, typer.Option(help="gls, or baseline (all decoders share one stream).")] = "gls",
+    sigma2: Annotated[float | None, typer.Option(help="Of races: variance of the codeword given the sample, as a share "
+                                                 "of the source's variance; default 0.001.")] = None,
+    step: Annotated[float | None, typer.Option(help="Of quantisers: width of a cell in standard deviations.")] = None,
+    scheme: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEMES)}.")] = "gls",
+    packing: Annotated[str, typer.Option(help="fixed, or entropy (of races).")] = "fixed",
     mean: Annotated[float | None, typer.Option(help="Mean of the source; default: that of the file.")] = None,
     variance: Annotated[float | None, typer.Option(help="Variance of the source; default: that of the file.")] = None,
     frame: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Samples in one frame.")] = 4096,
@@ -48,8 +51,10 @@ def main(
         try:
             a = read_column(source)
             mean = float(a.mean()) if mean is None else mean
-            model = Gaussian(mean, _variance(source, a) if variance is None else variance, sigma2)
-            session = EncoderSession(exchange.CODEC, model, seed_from_integer(seed), scheme, decoders, l_max)
+            model = Gaussian(mean, _variance(source, a) if variance is None else variance)
+            sigma2 = DEFAULT_SIGMA2 if sigma2 is None and scheme in RACES else sigma2
+            code = Code(model, scheme, decoders, l_max, sigma2, step, packing)
+            session = EncoderSession(exchange.CODEC, code, seed_from_integer(seed))
         except CallerError as error:
             raise typer.BadParameter(str(error)) from error
         broadcasts[exchange.CODEC] = Broadcast(session)

@@ -1,12 +1,15 @@
 """The sans-I/O sessions: who may join, what is refused, and what a decoder is given."""
 
 import inspect
+import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 
+from glsnet.codes import Code
 from glsnet.compression import ACK_FRAMES, DecoderSession, EncoderSession, terms_of
 from glsnet.errors import CallerError, FrameError, TermsError
 from glsnet.frames import Ack, End, Indices, Join, Terms
@@ -14,12 +17,12 @@ from glsnet.randomness import seed_digest, seed_from_integer
 from glsnet.sources.gaussian import Gaussian, noisy_observation
 
 SEED = seed_from_integer(7)
-SOURCE = Gaussian(0.0, 1.0, 0.01)
+SOURCE = Gaussian(0.0, 1.0)
 SIDE = partial(noisy_observation, noise_variance=0.5)
 
 
 def encoder(decoders: int = 2, l_max: int = 8, scheme: str = "gls") -> EncoderSession:
-    return EncoderSession("s", SOURCE, SEED, scheme, decoders, l_max)
+    return EncoderSession("s", Code(SOURCE, scheme, decoders, l_max, sigma2=0.01), SEED)
 
 
 def joined(party: EncoderSession, seed: bytes = SEED, stream: int | None = None) -> DecoderSession:
@@ -63,7 +66,7 @@ def test_a_decoder_with_another_seed_is_refused_and_no_seed_crosses_the_wire() -
 
 
 def test_a_decoder_checks_the_terms_too() -> None:
-    terms = replace(terms_of(SOURCE, SEED, "gls", 2, 8), stream=0)
+    terms = replace(terms_of(Code(SOURCE, "gls", 2, 8, sigma2=0.01), SEED), stream=0)
     for bad, error, text in [
         (replace(terms, l_max=16), TermsError, "width"),
         (replace(terms, l_max=0), TermsError, "not possible"),
@@ -127,7 +130,7 @@ def test_a_frame_out_of_order_is_refused_and_the_session_goes_on() -> None:
 
 def test_frames_before_terms_are_refused() -> None:
     with pytest.raises(FrameError, match="expected terms before"):
-        DecoderSession("s", SIDE, SEED, Terms()).decode(Indices.of(0, np.zeros(1, np.int64), 3), np.zeros(1))
+        DecoderSession("s", SIDE, SEED, Terms()).decode(Indices.of(0, 1, bytes(1)), np.zeros(1))
 
 
 def test_acks_come_every_few_frames_and_bound_what_is_in_flight() -> None:
@@ -168,11 +171,16 @@ def test_samples_that_cannot_be_coded_leave_the_session_as_it_was() -> None:
 
 @pytest.mark.parametrize(("arguments", "text"), [
     (("gls", 0, 8), "decoders"), (("gls", 65537, 8), "decoders"), (("gls", 1, 0), "l_max"),
-    (("gls", 1, 65537), "l_max"), (("other", 1, 8), "scheme"),
+    (("gls", 1, 65537), "l_max"), (("other", 1, 8), "scheme"), (("gls", 1, 8, -0.1), "sigma2"),
+    (("gls", 1, 8, None), "sigma2"), (("gls", 1, 8, math.nan), "sigma2"), (("gls", 1, 8, 0.1, 0.1), "step"),
+    (("nested", 1, 8, None, 0.0), "step"), (("nested", 1, 8, 0.1, 0.1), "sigma2"),
+    (("trellis", 1, 3, None, 0.1), "l_max: expected an even number"), (("gls", 1, 8, 0.1, None, "zip"), "packing"),
+    (("nested", 1, 8, None, 0.1, "entropy"), "packing"), (("gls", 1, 8192, 0.1, None, "entropy"), "packing"),
+    (("posterior-mean", 1, 8, 1e-9), "sigma2: expected at least 1e-06"),
 ])
-def test_terms_out_of_range_are_refused(arguments: tuple[str, int, int], text: str) -> None:
+def test_codes_out_of_range_are_refused(arguments: tuple[Any, ...], text: str) -> None:
     with pytest.raises(CallerError, match=text):
-        EncoderSession("s", SOURCE, SEED, *arguments)
+        Code(SOURCE, *arguments)
 
 
 def test_a_decoder_is_given_nothing_but_its_t_the_frames_and_the_seed() -> None:

@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from glsnet import bits, codes
+from glsnet.codes import Code
 from glsnet.errors import FrameError, TermsError
 from glsnet.frames import MAX_COUNT, Ack, End, Frame, Indices, Join, Refusal, Terms, from_bytes, to_bytes
+from glsnet.sources.gaussian import Gaussian
 
-TERMS = Terms(1, "00ff", "gls", 4, 8, 3, -0.5, 2.0, 0.001, 3)
-INDICES = Indices.of(300, np.array([1, 7, 0, 5]), 3)
+TERMS = Terms(1, "00ff", "gls", 4, 8, 3, -0.5, 2.0, 0.001, 0.25, "fixed", 3)
+CODE, KEY = Code(Gaussian(0.0, 1.0), "gls", 4, 8, 0.001), np.uint64(0)
+INDICES = Indices.of(300, 4, bits.pack(np.array([1, 7, 0, 5]), 3))
 
 
 @pytest.mark.parametrize("frame", [
@@ -48,23 +52,27 @@ def test_a_count_out_of_range_is_refused(count: int) -> None:
 ])
 def test_a_damaged_frame_is_refused_by_its_checksum(damaged: Indices) -> None:
     with pytest.raises(FrameError, match="checksum"):
-        damaged.messages(3, 8)
+        damaged.checked()
 
 
 def test_an_index_that_is_no_message_is_refused() -> None:
     with pytest.raises(FrameError, match=r"index of round 301: expected 0 to 5 \(l_max 6\), got 7"):
-        INDICES.messages(3, 6)
+        codes.unpack(replace(CODE, l_max=6), KEY, 300, 4, INDICES.packed)
 
 
 def test_a_count_that_does_not_fit_the_bytes_is_refused() -> None:
-    header = (300).to_bytes(8, "little") + (9).to_bytes(4, "little")
-    wrong = Indices(300, 9, INDICES.packed, zlib.crc32(header + INDICES.packed))  # as a faulty encoder would send it
+    wrong = Indices.of(300, 9, INDICES.packed)  # as a faulty encoder would send it
     with pytest.raises(FrameError, match="expected 4 bytes for 9 values of 3 bits, got 2"):
-        wrong.messages(3, 8)
+        codes.unpack(CODE, KEY, 300, wrong.count, wrong.checked())
+
+
+def test_the_checksum_is_of_round_count_and_bytes() -> None:
+    header = (300).to_bytes(8, "little") + (4).to_bytes(4, "little")
+    assert INDICES.checksum == zlib.crc32(header + INDICES.packed)
 
 
 @pytest.mark.parametrize("name", ["protocol", "seed_digest", "scheme", "decoders", "l_max", "width", "mean",
-                                  "variance", "sigma2"])
+                                  "variance", "sigma2", "step", "packing"])
 def test_a_term_that_differs_is_named_with_both_values(name: str) -> None:
     changes: dict[str, Any] = {name: "another" if isinstance(getattr(TERMS, name), str) else 77}
     other, open_ = replace(TERMS, **changes), replace(TERMS, **dict.fromkeys(changes))

@@ -64,7 +64,7 @@ def test_the_golden_vectors_hold() -> None:
                     depth = at.bit_length() - 1
                     word01, word23 = words_of(int(key, 16), at, int(block), int(stream), int(round_))
                     t -= log(uniform(word01)) * 2.0**depth
-                mark = race._mark(depth, at - (1 << depth), uniform(word23))
+                mark = race.mark_in(depth, at - (1 << depth), uniform(word23))
                 assert (t.hex(), mark.hex()) == (first, second)
             case _:
                 raise AssertionError(f"unknown line: {kind}")

@@ -20,8 +20,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from helpers import assert_at_least
 from processes import Service, service
 
-from glsnet import conversation
+from glsnet import bits, conversation
 from glsnet.bits import pack
+from glsnet.codes import Code
 from glsnet.compression import terms_of
 from glsnet.conversation import Draw
 from glsnet.coupling import Scheme
@@ -33,7 +34,7 @@ from glsnet.transport.control import DecoderOrder, conducting
 from glsnet.transport.exchange import CODEC, METHOD
 
 SEED = seed_from_integer(7)
-TERMS = terms_of(Gaussian(0.0, 1.0, 0.01), SEED, "gls", 2, 6)
+TERMS = terms_of(Code(Gaussian(0.0, 1.0), "gls", 2, 6, 0.01), SEED)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -244,7 +245,7 @@ def encoder_that_sends(*frames: Frame | bytes | None) -> Iterator[tuple[str, "qu
         server.stop(0).wait()
 
 
-GOOD = Indices.of(0, np.array([1, 5, 0, 2]), 3)
+GOOD = Indices.of(0, 4, bits.pack(np.array([1, 5, 0, 2]), 3))
 RIGHT = replace(TERMS, stream=1)
 
 
@@ -255,8 +256,8 @@ RIGHT = replace(TERMS, stream=1)
     ([RIGHT, to_bytes(GOOD)[:-3]], FrameError, "whole frame"),
     ([RIGHT, replace(GOOD, checksum=1)], FrameError, "checksum"),
     ([RIGHT, replace(GOOD, count=0)], FrameError, "count"),
-    ([RIGHT, Indices.of(0, np.array([1, 7]), 3)], FrameError, "index of round 1: expected 0 to 5"),
-    ([RIGHT, Indices.of(4, np.array([1]), 3)], FrameError, "first_round: expected 0, the next, got 4"),
+    ([RIGHT, Indices.of(0, 2, bits.pack(np.array([1, 7]), 3))], FrameError, "index of round 1: expected 0 to 5"),
+    ([RIGHT, Indices.of(4, 1, bits.pack(np.array([1]), 3))], FrameError, "first_round: expected 0, the next, got 4"),
     ([RIGHT, End(3)], FrameError, "end: expected it after 0 rounds"),
 ])
 def test_a_decoder_refuses_what_breaks_the_protocol_and_stays_up(

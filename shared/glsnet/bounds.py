@@ -11,7 +11,7 @@ X_k = argmin_i S[k, i] / p_i.
                                side_information_matching
     lists, p and q known       optimal_list_match: no scheme does better; specinfer_match, kseq_match: exact
     lists, the control         equality_check_match: exact
-    compression                coding_bound
+    compression                coding_bound; of a source of variance 1, wyner_ziv and list_converse
 """
 
 import math
@@ -291,6 +291,36 @@ def coding_bound(residual_variances: Sequence[float] | FloatArray, sigma2: float
         log_density = 0.5 * (np.log(variance + sigma2) - np.log(sigma2)) + np.sqrt(variance / (variance + sigma2)) * g_h
         total += count * (_WEIGHT @ (1.0 / (nu.size + np.exp(log_density - math.log(l_max)))) @ _WEIGHT)
     return float(total)
+
+
+def wyner_ziv(residual_variance: float, l_max: int) -> float:
+    """The least mean squared error of one decoder, in units of Var A: Var(A | T) / L_max^2 (Wyner, Ziv 1976).
+
+    No code of log2 L_max bits a sample does better, however long its blocks.
+
+    Args:
+        residual_variance: Var(A | T), in [0, 1] (a share of Var A).
+        l_max: the number of messages, at least 1.
+    """
+    _check_count("l_max", l_max)
+    return residual_variance / l_max**2
+
+
+def list_converse(residual_variances: Sequence[float] | FloatArray, l_max: int) -> float:
+    """A lower bound on the mean squared error of the best of K decoders, in units of Var A.
+
+    Give every T_k to one decoder, and log2 K bits more to say which estimate is the best: with
+    Var(A | T_1..T_K) = 1 / (1 + sum_k (1 / nu_k - 1)), the bound is Var(A | T_1..T_K) / (K L_max)^2.
+
+    Args:
+        residual_variances: shape [K], nu_k = Var(A | T_k), each in [0, 1].
+        l_max: the number of messages, at least 1.
+    """
+    _check_count("l_max", l_max)
+    nu = np.asarray(residual_variances, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        together = 1.0 / (1.0 + float((1.0 / nu - 1.0).sum()))
+    return together / (nu.size * l_max) ** 2
 
 
 def total_variation(p: ArrayLike, q: ArrayLike) -> float:

@@ -12,23 +12,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
+from glsnet import codes
 from glsnet.bits import width_of
+from glsnet.codes import Code
 from glsnet.errors import CallerError, FrameError, TermsError
 from glsnet.frames import MAX_COUNT, PROTOCOL, Ack, End, Indices, Join, Terms
 from glsnet.joining import Host, check_answer, missing
 from glsnet.race import FloatArray, IntArray
-from glsnet.randomness import MAX_BLOCKS, MAX_STREAMS, SEED_BYTES, seed_digest, session_key
-from glsnet.sources import gaussian
+from glsnet.randomness import SEED_BYTES, seed_digest, session_key
 from glsnet.sources.gaussian import Gaussian, SideInformation
 
 PURPOSE = "gaussian-race"
-SCHEMES = ("gls", "baseline")
 ACK_FRAMES = 8  # a decoder acknowledges every so many frames, and the end
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a party drew in a run of rounds, shape [R] each: which arrival; its block is the message.
+    """What a party chose in a run of rounds, shape [R] each: the message, and `codes.Chosen`.
 
     A decoder adds its reconstructions, in the sample's own units.
     """
@@ -40,36 +40,44 @@ class Outcomes:
     reconstruction: FloatArray | None = None
 
 
-def terms_of(source: Gaussian, seed: bytes, scheme: str, decoders: int, l_max: int) -> Terms:
+def terms_of(code: Code, seed: bytes) -> Terms:
     """The terms of a session, all but the stream.
 
     Raises:
-        CallerError: one of them is out of range.
+        CallerError: the seed has not SEED_BYTES.
     """
     if len(seed) != SEED_BYTES:
         raise CallerError(f"seed: expected {SEED_BYTES} bytes, got {len(seed)}")
-    if scheme not in SCHEMES:
-        raise CallerError(f"scheme: expected one of {', '.join(SCHEMES)}, got {scheme!r}")
-    if not 1 <= decoders <= MAX_STREAMS:
-        raise CallerError(f"decoders: expected 1 to {MAX_STREAMS}, got {decoders}")
-    if not 1 <= l_max <= MAX_BLOCKS:
-        raise CallerError(f"l_max: expected 1 to {MAX_BLOCKS} messages, got {l_max}")
     return Terms(
-        protocol=PROTOCOL, seed_digest=seed_digest(seed), scheme=scheme, decoders=decoders, l_max=l_max,
-        width=width_of(l_max), mean=source.mean, variance=source.variance, sigma2=source.sigma2,
+        protocol=PROTOCOL, seed_digest=seed_digest(seed), scheme=code.scheme, decoders=code.decoders, l_max=code.l_max,
+        width=width_of(code.l_max), mean=code.source.mean, variance=code.source.variance, sigma2=code.sigma2,
+        step=code.step, packing=code.packing,
     )
+
+
+def code_of(terms: Terms) -> Code:
+    """The code that an encoder's terms, or a lab's order, describe; packing is fixed unless they say otherwise.
+
+    Raises:
+        FrameError: some of them are missing.
+        CallerError: they are not possible.
+    """
+    match terms:
+        case Terms(scheme=str(scheme), decoders=int(decoders), l_max=int(l_max), mean=float(mean),
+                   variance=float(variance)):
+            return Code(Gaussian(mean, variance), scheme, decoders, l_max, terms.sigma2, terms.step,
+                        terms.packing or "fixed")
+    raise missing(terms, "scheme", "decoders", "l_max", "mean", "variance")
 
 
 class EncoderSession(Host):
     """The encoder's side: who has joined and agreed, what has been sent, and the next frame."""
 
-    def __init__(self, session: str, source: Gaussian, seed: bytes, scheme: str, decoders: int, l_max: int) -> None:
-        """Raises CallerError if a term is out of range."""
-        super().__init__(session, terms_of(source, seed, scheme, decoders, l_max))
+    def __init__(self, session: str, code: Code, seed: bytes) -> None:
+        """Raises CallerError if the seed has not SEED_BYTES."""
+        super().__init__(session, terms_of(code, seed))
         self._ends: deque[int] = deque()  # next_round after each frame in flight
-        self._source, self._l_max, self._width = source, l_max, width_of(l_max)
-        self._key = session_key(seed, PURPOSE)
-        self._streams = decoders if scheme == "gls" else 1
+        self._code, self._key = code, session_key(seed, PURPOSE)
         self._digest = hashlib.sha256()
 
     @property
@@ -85,17 +93,17 @@ class EncoderSession(Host):
         return len(self._ends)
 
     def encode(self, a: FloatArray) -> tuple[Indices, Outcomes]:
-        """Draw Y for the next samples, shape [R] with R >= 1, and put their messages into one frame.
+        """Code the next samples, shape [R] with R >= 1, and put their messages into one frame.
 
         Raises:
             CallerError: a sample is not finite or too far out, or there are too many for one frame.
         """
         if not 1 <= a.size <= MAX_COUNT:
             raise CallerError(f"samples: expected 1 to {MAX_COUNT} for one frame, got {a.size}")
-        y = gaussian.encode(self._source, self._key, self.next_round, a, self._streams, self._l_max)
-        frame = Indices.of(self.next_round, y.block, self._width)
-        outcomes = Outcomes(self.next_round, y.block, y.stream, y.node)
-        self._digest.update(y.block.astype("<u2").tobytes())
+        messages, y = codes.encode(self._code, self._key, self.next_round, a)
+        frame = Indices.of(self.next_round, a.size, codes.pack(self._code, self._key, self.next_round, messages))
+        outcomes = Outcomes(self.next_round, messages, y.stream, y.node)
+        self._digest.update(messages.astype("<u2").tobytes())
         self.next_round += a.size
         self._ends.append(self.next_round)
         return frame, outcomes
@@ -147,19 +155,18 @@ class DecoderSession:
         return Ack(self.next_round)
 
     def decode(self, frame: Indices, t: FloatArray) -> tuple[Outcomes, Ack | None]:
-        """Draw X(k) for the rounds of one frame, given t of these rounds, shape [frame.count]; an Ack if it is due.
+        """Decode the rounds of one frame, given t of these rounds, shape [frame.count]; an Ack if it is due.
 
         Raises:
             FrameError: the frame is damaged, or not the next one; the session is as before and can go on.
             CallerError: t has another length, or a sample that is not finite or too far out.
         """
         at = self._terms()
-        messages = self.check(frame)
+        self.check(frame)
+        messages = codes.unpack(at.code, self._key, frame.first_round, frame.count, frame.packed)
         if t.shape != (frame.count,):
             raise CallerError(f"side information: expected {frame.count} samples for this frame, got {t.size}")
-        stream = at.stream if at.terms.scheme == "gls" else 0
-        x = gaussian.decode(at.source, at.side, self._key, frame.first_round, t, messages, stream)
-        reconstruction = gaussian.reconstruct(at.source, at.side, t, x.mark)
+        reconstruction, x = codes.decode(at.code, at.side, self._key, frame.first_round, t, messages, at.stream)
         self._digest.update(messages.astype("<u2").tobytes())
         self.next_round += frame.count
         self._frames += 1
@@ -172,12 +179,12 @@ class DecoderSession:
             raise FrameError(f"end: expected it after {self.next_round} rounds, as they came, got {end.rounds}")
         return Ack(self.next_round)
 
-    def check(self, frame: Indices) -> IntArray:
-        """The messages of the next frame, shape [frame.count]; raises FrameError as `decode` does."""
-        at = self._terms()
+    def check(self, frame: Indices) -> None:
+        """Raise FrameError if this frame is damaged, or not the next one."""
+        self._terms()
         if frame.first_round != self.next_round:
             raise FrameError(f"first_round: expected {self.next_round}, the next, got {frame.first_round}")
-        return frame.messages(at.width, at.l_max)
+        frame.checked()
 
     def _terms(self) -> "_Agreed":
         if self._agreed is None:
@@ -189,25 +196,18 @@ class DecoderSession:
 class _Agreed:
     """An encoder's terms, found complete and possible."""
 
-    terms: Terms
-    source: Gaussian
+    code: Code
     side: SideInformation
     stream: int
-    l_max: int
-    width: int
 
     @classmethod
     def of(cls, terms: Terms, seed: bytes, side: Callable[[Gaussian], SideInformation]) -> Self:
-        match terms:
-            case Terms(scheme=str(scheme), decoders=int(decoders), l_max=int(l_max), width=int(width),
-                       mean=float(mean), variance=float(variance), sigma2=float(sigma2), stream=int(stream)):
-                pass
-            case _:
-                raise missing(terms, "scheme", "decoders", "l_max", "width", "mean", "variance", "sigma2", "stream")
+        if terms.stream is None or terms.width is None:
+            raise missing(terms, "stream", "width")
         try:
-            source = Gaussian(mean, variance, sigma2)
-            possible = replace(terms_of(source, seed, scheme, decoders, l_max), stream=stream)
+            code = code_of(terms)
+            possible = replace(terms_of(code, seed), stream=terms.stream)
         except CallerError as error:
             raise TermsError(f"the encoder's terms are not possible: {error}") from error
         terms.check(possible)
-        return cls(terms, source, side(source), stream, l_max, width)
+        return cls(code, side(code.source), terms.stream)

@@ -4,11 +4,8 @@ import zlib
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-import numpy as np
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
-from glsnet import bits
 from glsnet.errors import FrameError, TermsError
 from glsnet.v1 import exchange_pb2 as pb
 
@@ -30,6 +27,8 @@ class Terms:
     mean: float | None = None
     variance: float | None = None
     sigma2: float | None = None
+    step: float | None = None
+    packing: str | None = None
     stream: int | None = None
     items: int | None = None
     epsilon: float | None = None
@@ -60,7 +59,7 @@ class Join:
 
 @dataclass(frozen=True)
 class Indices:
-    """The messages of `count` consecutive rounds, bit-packed."""
+    """The messages of `count` consecutive rounds, packed as the code's terms say."""
 
     first_round: int
     count: int
@@ -68,26 +67,13 @@ class Indices:
     checksum: int
 
     @classmethod
-    def of(cls, first_round: int, messages: NDArray[np.int64], width: int) -> "Indices":
-        """Pack messages of shape [count], each in [0, 2^width), as those of the rounds from first_round on."""
-        packed = bits.pack(messages, width)
-        return cls(first_round, messages.size, packed, _checksum(first_round, messages.size, packed))
+    def of(cls, first_round: int, count: int, packed: bytes) -> "Indices":
+        """With its checksum."""
+        return cls(first_round, count, packed, _checksum(first_round, count, packed))
 
-    def messages(self, width: int, l_max: int) -> NDArray[np.int64]:
-        """The messages, shape [count].
-
-        Raises:
-            FrameError: the checksum, the number of bytes or a message value cannot be what the encoder meant.
-        """
-        if self.checksum != (computed := _checksum(self.first_round, self.count, self.packed)):
-            raise FrameError(f"checksum: expected {computed:#010x} for these indices, got {self.checksum:#010x}")
-        messages = bits.unpack(self.packed, self.count, width)
-        if messages.max() >= l_max:
-            at = int(messages.argmax())
-            raise FrameError(
-                f"index of round {self.first_round + at}: expected 0 to {l_max - 1} (l_max {l_max}), got {messages[at]}"
-            )
-        return messages
+    def checked(self) -> bytes:
+        """What is packed; raises FrameError if the checksum is not that of it."""
+        return _checked("indices", self)
 
 
 TurnKind = Literal["candidates", "darts", "verdicts", "everything"]
@@ -111,9 +97,7 @@ class Turn:
 
     def checked(self) -> bytes:
         """What is packed; raises FrameError if the checksum is not that of it."""
-        if self.checksum != (computed := _checksum(self.first_round, self.count, self.packed)):
-            raise FrameError(f"checksum: expected {computed:#010x} for these {self.kind}, got {self.checksum:#010x}")
-        return self.packed
+        return _checked(self.kind, self)
 
 
 @dataclass(frozen=True)
@@ -215,7 +199,7 @@ def terms_from_proto(message: pb.Terms) -> Terms:
     return Terms(**{name: value for name, value in present.items() if name not in ("normal", "finite")})
 
 
-_NORMAL = ("mean", "variance", "sigma2")
+_NORMAL = ("mean", "variance", "sigma2", "step")
 _FINITE = ("items", "epsilon")
 
 
@@ -227,3 +211,9 @@ def _count(count: int) -> int:
 
 def _checksum(first_round: int, count: int, packed: bytes) -> int:
     return zlib.crc32(packed, zlib.crc32(first_round.to_bytes(8, "little") + count.to_bytes(4, "little")))
+
+
+def _checked(what: str, frame: Indices | Turn) -> bytes:
+    if frame.checksum != (computed := _checksum(frame.first_round, frame.count, frame.packed)):
+        raise FrameError(f"checksum: expected {computed:#010x} for these {what}, got {frame.checksum:#010x}")
+    return frame.packed

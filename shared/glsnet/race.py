@@ -291,7 +291,7 @@ def normal_race(key: np.uint64, first_round: int, streams: Sequence[int], first_
         np.empty(centre.size, np.int64), np.empty(centre.size, np.int64), np.empty(centre.size, np.int64),
         np.empty(centre.size),
     )
-    _normal_race(key, first_round, stream, first, blocks, centre, float(precision), _EDGES, *winners)
+    _normal_race(key, first_round, stream, first, blocks, centre, float(precision), EDGES, *winners)
     return winners
 
 
@@ -349,23 +349,23 @@ def _best_in_tree(key: np.uint64, round_: int, stream: int, block: int, centre: 
         if parent_time + (1.0 - u) * size >= best_time:  # -ln u >= 1 - u: often spares the logarithm
             continue
         t = parent_time - log(u) * size
-        log_t = np.log(t)
+        log_t = log(t)
         # No arrival in the node scores less than one at its first time, at the point nearest the centre.
-        left, right = _edge(depth, j, edges), _edge(depth, j + 1, edges)
+        left, right = edge(depth, j, edges), edge(depth, j + 1, edges)
         gap = max(left - centre, centre - right, 0.0)
         if log_t + half * gap * gap >= best:
             continue
         cell = min(int((float(j) + v) / size * (edges.size - 1)), edges.size - 2)
         mark_gap = max(edges[cell] - centre - 1e-9, centre - edges[cell + 1] - 1e-9, 0.0)
         if log_t + half * mark_gap * mark_gap < best:
-            mark = _mark(depth, j, v)
+            mark = mark_in(depth, j, v)
             score = log_t + half * (mark - centre) * (mark - centre)
             if score < best:
                 best, best_time = score, np.exp(score) * (1.0 + 1e-9)
                 best_node, best_mark = node, mark
         if depth < MAX_DEPTH:
             # The child nearer the centre is entered next: put down last.
-            middle = _edge(depth + 1, 2 * j + 1, edges)
+            middle = edge(depth + 1, 2 * j + 1, edges)
             near = 2 * j + 1 if centre >= middle else 2 * j
             far_gap = max(left - centre, centre - right, abs(centre - middle))
             place[count, 0], place[count, 1] = depth + 1, near ^ 1
@@ -377,7 +377,7 @@ def _best_in_tree(key: np.uint64, round_: int, stream: int, block: int, centre: 
 
 
 @kernel
-def _mark(depth: int, j: int, v: float) -> float:
+def mark_in(depth: int, j: int, v: float) -> float:
     """The normal quantile of (j + v) / 2^depth, from whichever tail is nearer, so that none loses digits."""
     size = np.int64(1) << depth
     u = (float(j) + v) / float(size)
@@ -387,7 +387,7 @@ def _mark(depth: int, j: int, v: float) -> float:
 
 
 @kernel
-def _edge(depth: int, j: int, edges: FloatArray) -> float:
+def edge(depth: int, j: int, edges: FloatArray) -> float:
     """The normal quantile of j / 2^depth: where node 2^depth + j begins."""
     if depth <= _TABLE_DEPTH:
         return float(edges[j << (_TABLE_DEPTH - depth)])
@@ -402,11 +402,11 @@ def _edge(depth: int, j: int, edges: FloatArray) -> float:
 
 
 def _table_of_edges() -> FloatArray:
-    inner = np.array([_mark(_TABLE_DEPTH, j, 0.0) for j in range(1, 1 << _TABLE_DEPTH)])
+    inner = np.array([mark_in(_TABLE_DEPTH, j, 0.0) for j in range(1, 1 << _TABLE_DEPTH)])
     return np.concatenate(([-np.inf], inner, [np.inf]))
 
 
-_EDGES = _table_of_edges()
+EDGES = _table_of_edges()
 
 
 def _checked_streams(streams: Sequence[int]) -> IntArray:

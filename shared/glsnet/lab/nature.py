@@ -34,7 +34,7 @@ def synthetic(settings: GaussianRun) -> Nature:
     The samples do not depend on the frame size, and A not on the number of decoders.
     """
     mean = settings.mean or 0.0
-    source = Gaussian(mean, settings.variance or DEFAULT_VARIANCE, settings.sigma2)
+    source = Gaussian(mean, settings.variance or DEFAULT_VARIANCE)
     noise = DEFAULT_NOISE_VARIANCE if settings.noise_variance is None else settings.noise_variance
 
     def frames() -> Iterator[tuple[FloatArray, FloatArray]]:
@@ -64,7 +64,7 @@ def from_file(path: Path, settings: GaussianRun) -> Nature:
     if samples > a.size:
         raise CallerError(f"samples: expected at most {a.size}, the rows of {path}, got {samples}; leave it out")
     mean = float(a.mean()) if settings.mean is None else settings.mean
-    source = Gaussian(mean, settings.variance or float(a.var()), settings.sigma2)
+    source = Gaussian(mean, settings.variance or float(a.var()))
     if settings.noise_variance is None:
         sides = tuple(fit_side_information(source, a, t_k) for t_k in t.T)
     else:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from glsnet import codes
+from glsnet.codes import Code
 from glsnet.compression import DecoderSession, EncoderSession, Outcomes, terms_of
 from glsnet.errors import FrameError
 from glsnet.frames import Ack, End, Indices, Join, Terms, Turn, from_bytes, to_bytes
@@ -24,6 +26,7 @@ from glsnet.lab.nature import Nature
 from glsnet.lab.processes import local_parties
 from glsnet.lab.settings import GaussianRun
 from glsnet.lab.tally import Tally
+from glsnet.lab.tuning import code_of
 from glsnet.race import FloatArray
 from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import SideInformation
@@ -79,16 +82,17 @@ async def run(settings: GaussianRun, nature: Nature, parties: Parties | None, pr
     Raises:
         GlsnetError: a party cannot be reached, refuses, or is lost.
     """
-    tally = Tally(nature)
+    code = code_of(settings, nature.source, nature.sides)
+    tally = Tally(nature, code)
     ended = None
     async with AsyncExitStack() as stack:
         if settings.transport == "direct":
-            outcomes = _direct(settings, nature)
+            outcomes = _direct(settings, code, nature)
         else:
             if parties is None:
-                _compile_once(settings, nature)
+                compile_once(code, nature)
                 parties = Parties(*await stack.enter_async_context(local_parties(len(nature.sides))))
-            outcomes = _over_grpc(settings, nature, parties)
+            outcomes = _over_grpc(settings, code, nature, parties)
         since = math.nan
         async for item in await stack.enter_async_context(aclosing(outcomes)):
             match item:
@@ -103,12 +107,12 @@ async def run(settings: GaussianRun, nature: Nature, parties: Parties | None, pr
                     ended = item
     assert ended is not None
     speed = {"samples_per_second": tally.samples / seconds}
-    return tally.result(settings) | speed | _bits(tally, ended, settings.l_max)
+    return tally.result(settings) | speed | _bits(tally, ended, code)
 
 
-async def _direct(settings: GaussianRun, nature: Nature) -> AsyncGenerator[Drawn | Ended | None]:
-    seed, terms = _terms(settings, nature)
-    encoder = _encoder_session(settings, nature, seed)
+async def _direct(settings: GaussianRun, code: Code, nature: Nature) -> AsyncGenerator[Drawn | Ended | None]:
+    seed = seed_from_integer(settings.seed)
+    encoder, terms = EncoderSession("direct", code, seed), terms_of(code, seed)
 
     def decoder_with(side: SideInformation, k: int) -> DecoderSession:
         return DecoderSession("direct", lambda _: side, seed, terms, k)
@@ -147,9 +151,10 @@ async def _direct(settings: GaussianRun, nature: Nature) -> AsyncGenerator[Drawn
     yield Ended(encoder.digest, metered, on_network=False)
 
 
-async def _over_grpc(settings: GaussianRun, nature: Nature, parties: Parties) -> AsyncGenerator[Drawn | Ended | None]:
-    seed, terms = _terms(settings, nature)
-    async with conducted(parties, os.urandom(8).hex(), seed, terms, nature.sides) as (encoder, decoders):
+async def _over_grpc(settings: GaussianRun, code: Code, nature: Nature, parties: Parties
+                     ) -> AsyncGenerator[Drawn | Ended | None]:
+    seed = seed_from_integer(settings.seed)
+    async with conducted(parties, os.urandom(8).hex(), seed, terms_of(code, seed), nature.sides) as (encoder, decoders):
         yield None
         under_way: deque[tuple[FloatArray, FloatArray]] = deque()
 
@@ -198,15 +203,6 @@ async def closings(encoder: Conductor, decoders: Sequence[Conductor]) -> tuple[b
     return closed[0].digest, [each.metered for each in closed if each.metered]
 
 
-def _terms(settings: GaussianRun, nature: Nature) -> tuple[bytes, Terms]:
-    seed = seed_from_integer(settings.seed)
-    return seed, terms_of(nature.source, seed, settings.scheme, len(nature.sides), settings.l_max)
-
-
-def _encoder_session(settings: GaussianRun, nature: Nature, seed: bytes) -> EncoderSession:
-    return EncoderSession("direct", nature.source, seed, settings.scheme, len(nature.sides), settings.l_max)
-
-
 def carried(frame: F) -> tuple[F, int]:
     """The frame after a way as bytes, and how many those were."""
     data = to_bytes(frame)
@@ -215,19 +211,21 @@ def carried(frame: F) -> tuple[F, int]:
     return arrived, len(data)
 
 
-def _compile_once(settings: GaussianRun, nature: Nature) -> None:
+def compile_once(code: Code, nature: Nature) -> None:
     """Fill the cache of compiled kernels, which the parties' processes then share, instead of compiling in each."""
-    seed, _ = _terms(settings, nature)
-    _encoder_session(settings, nature, seed).encode(np.array([nature.source.mean]))
+    key, side = np.uint64(0), nature.sides[0]
+    messages, _ = codes.encode(code, key, 0, np.array([nature.source.mean]))
+    packed = codes.pack(code, key, 0, messages)
+    codes.decode(code, side, key, 0, np.array([nature.source.mean]), codes.unpack(code, key, 0, 1, packed), 0)
 
 
-def _bits(tally: Tally, ended: Ended, l_max: int) -> dict[str, Any]:
+def _bits(tally: Tally, ended: Ended, code: Code) -> dict[str, Any]:
     """Bits per sample at every layer, towards each decoder, warm; and the way back and the set-up apart."""
     down = [each.rounds_down for each in ended.metered]
     setups = {"down": [each.setup_down.stream for each in ended.metered],
               "up": [each.setup_up.stream for each in ended.metered]}
     return {
-        "bits_per_sample": {"information": math.log2(l_max)} | per_sample(down, tally.samples, ended.on_network),
+        "bits_per_sample": {"information": math.log2(code.l_max)} | per_sample(down, tally.samples, ended.on_network),
         "bits_per_sample_of_each_decoder": [per_sample([each], tally.samples, ended.on_network) for each in down],
         "uplink_bits_per_sample": per_sample([each.rounds_up for each in ended.metered], tally.samples,
                                              ended.on_network),

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from glsnet.codes import DEFAULT_SIGMA2
 from glsnet.errors import CallerError
 from glsnet.frames import MAX_COUNT
 from glsnet.randomness import MAX_BLOCKS
@@ -42,11 +43,25 @@ class Run(BaseModel):
 class GaussianRun(Run):
     """Compression of a Gaussian source with side information at every decoder."""
 
-    scheme: Literal["gls", "baseline"] = Field("gls", description="gls, or baseline: all decoders share one stream")
+    scheme: Literal["gls", "baseline", "posterior-mean", "posterior-list", "nested", "trellis", "split",
+                    "split-trellis"] = Field(
+        "gls", description="gls and baseline (all decoders share one stream) are as published; posterior-mean and "
+        "posterior-list are gls with decoders that use all they know; nested, trellis, split and split-trellis are "
+        "quantisers (see glsnet.codes)"
+    )
     decoders: int = Field(4, ge=1, le=1000, description="K, the number of decoders")
     l_max: int = Field(8, ge=1, le=MAX_BLOCKS, description="number of message values; an index is log2 of it in bits")
     sigma2: float = Field(
-        0.001, ge=1e-12, le=1e6, description="variance of the codeword given the sample, as a share of the source's"
+        DEFAULT_SIGMA2, ge=1e-12, le=1e6,
+        description="of races (gls, baseline, posterior-...): variance of the codeword given the sample, as a share of "
+        "the source's"
+    )
+    step: float | None = Field(
+        None, gt=1e-9, le=1e3, description="of quantisers: width of a cell, or of a part of one, in standard "
+        "deviations of the source; default: tuned for K and l_max"
+    )
+    packing: Literal["fixed", "entropy"] = Field(
+        "fixed", description="fixed width, or entropy: messages of races coded with their chances given the seed"
     )
     samples: int = Field(50_000, ge=2, le=2**32, description="how many samples; of a file, the first so many")
     seed: int = Field(1, description="the seed that all parties share; samples are drawn from it, too")

@@ -1,16 +1,21 @@
 """What a run has come to: running sums over frames, and the result they make."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from glsnet.bounds import coding_bound
-from glsnet.compression import Outcomes
+from glsnet import bounds
+from glsnet.codes import LEAST_SIGMA2, Code, message_probabilities
+from glsnet.compression import PURPOSE, Outcomes
+from glsnet.entropy import MAX_MESSAGES
 from glsnet.lab.nature import Nature
 from glsnet.lab.settings import GaussianRun
 from glsnet.race import FloatArray
+from glsnet.randomness import seed_from_integer, session_key
 
+ENTROPY_ROUNDS = 200  # are enough: rounds differ little
 _LEAST_ERROR = 1e-300  # of an exact reconstruction, whose dB would be infinite
 
 
@@ -41,13 +46,14 @@ class Mean:
 class Tally:
     """Matches and squared errors, in units of the source's variance, of a run that is going on."""
 
-    def __init__(self, nature: Nature) -> None:
-        self._nature = nature
+    def __init__(self, nature: Nature, code: Code) -> None:
+        self._nature, self._code = nature, code
         self.samples = 0
         decoders = len(nature.sides)
         self.match, self.error, self.decibels = Mean(), Mean(), Mean()
         self.side_error, self.side_decibels = Mean(), Mean()
-        self.match_of, self.error_of = [Mean() for _ in range(decoders)], [Mean() for _ in range(decoders)]
+        self.match_of, self.error_of, self.decibels_of = ([Mean() for _ in range(decoders)] for _ in range(3))
+        self.own_error = Mean()  # of each sample, over the decoders
 
     def add(self, a: FloatArray, t: FloatArray, y: Outcomes, x: list[Outcomes]) -> None:
         """One frame: a, shape [R]; t, shape [R, K]; what the encoder and the K decoders drew."""
@@ -60,6 +66,8 @@ class Tally:
             side_errors.append((side.mean(t[:, k]) - (a - source.mean) / math.sqrt(source.variance)) ** 2)
             self.match_of[k].add(matches[k].astype(np.float64))
             self.error_of[k].add(errors[k])
+            self.decibels_of[k].add(_decibels(errors[k]))
+        self.own_error.add(np.mean(errors, axis=0))
         self.samples += a.size
         self.match.add(np.any(matches, axis=0).astype(np.float64))
         for values, error, decibels in (
@@ -67,42 +75,86 @@ class Tally:
         ):
             best: FloatArray = np.min(values, axis=0)
             error.add(best)
-            decibels.add(10 * np.log10(np.maximum(best, _LEAST_ERROR)))
+            decibels.add(_decibels(best))
 
     def result(self, settings: GaussianRun) -> dict[str, Any]:
-        """What was measured so far, beside what theory promises; numbers as `glsnet run --json` prints them."""
-        source, residuals = self._nature.source, [side.residual for side in self._nature.sides]
-        if settings.scheme == "gls":
-            bound = coding_bound(residuals, source.sigma2, settings.l_max)
-        else:  # one shared stream: the list matches at least as often as any one of its decoders
-            bound = max(coding_bound([residual], source.sigma2, settings.l_max) for residual in residuals)
+        """What was measured so far, beside what theory promises; numbers as `glsnet run --json` prints them.
+
+        Of the best of the K reconstructions, which an oracle would have to choose, as published: mse and mean_db.
+        Of each decoder by itself, the mean over decoders: decoder_mse and decoder_mean_db.
+        """
+        source, code, residuals = self._nature.source, self._code, [side.residual for side in self._nature.sides]
+        entropy, entropy_error = self._message_entropy(settings.seed)
         return {
             "samples": self.samples,
-            "decoders": len(residuals),
-            "l_max": settings.l_max,
-            "sigma2": source.sigma2,
+            "decoders": code.decoders,
+            "l_max": code.l_max,
+            "sigma2": code.sigma2,
+            "step": code.step,
+            "packing": code.packing,
             "seed": settings.seed,
-            "scheme": settings.scheme,
+            "scheme": code.scheme,
             "transport": settings.transport,
             "frame": settings.frame,
             "source_mean": source.mean,
             "source_variance": source.variance,
             "match_rate": self.match.value,
             "match_rate_error": self.match.error,
-            "match_bound": bound,
+            "match_bound": _match_bound(code, residuals),
             "mse": self.error.value,
             "mse_error": self.error.error,
             "mse_db": _db(self.error.value),
             "mean_db": self.decibels.value,
             "mean_db_error": self.decibels.error,
+            "decoder_mse": self.own_error.value,
+            "decoder_mse_error": self.own_error.error,
+            "decoder_mse_db": _db(self.own_error.value),
+            "decoder_mean_db": float(np.mean([decibels.value for decibels in self.decibels_of])),
             "side_information_mse": self.side_error.value,
             "side_information_mse_db": _db(self.side_error.value),
             "side_information_mean_db": self.side_decibels.value,
+            "side_information_decoder_mse": float(np.mean(residuals)),
+            "limits": {
+                "wyner_ziv_mse": float(np.mean([bounds.wyner_ziv(residual, code.l_max) for residual in residuals])),
+                "list_converse_mse": bounds.list_converse(residuals, code.l_max),
+            },
+            "message_entropy": entropy,
+            "message_entropy_error": entropy_error,
             "per_decoder": [
-                {"stream": k, "match_rate": match.value, "mse_db": _db(error.value), "residual_variance": residual}
-                for k, (match, error, residual) in enumerate(zip(self.match_of, self.error_of, residuals, strict=True))
+                {"stream": k, "match_rate": match.value, "mse_db": _db(error.value), "mean_db": decibels.value,
+                 "residual_variance": residual}
+                for k, (match, error, decibels, residual) in enumerate(
+                    zip(self.match_of, self.error_of, self.decibels_of, residuals, strict=True))
             ],
         }
+
+    def _message_entropy(self, seed: int) -> tuple[float | None, float | None]:
+        """H(M | shared randomness) in bits, the mean over the first rounds, and its error; None for quantisers.
+
+        None, too, where it would take long: more messages than can be entropy-coded, or cells too fine.
+        """
+        code = self._code
+        if code.sigma2 is None or code.sigma2 < LEAST_SIGMA2 or code.l_max > MAX_MESSAGES:
+            return None, None
+        key = session_key(seed_from_integer(seed), PURPOSE)
+        chances = message_probabilities(code, key, 0, min(self.samples, ENTROPY_ROUNDS))
+        mean = Mean()
+        mean.add(-(chances * np.log2(np.where(chances > 0, chances, 1.0))).sum(axis=1))
+        return mean.value, mean.error
+
+
+def _match_bound(code: Code, residuals: Sequence[float]) -> float | None:
+    """What theory promises of the match rate, at least: of races only."""
+    if code.sigma2 is None:
+        return None
+    if code.streams == code.decoders:
+        return bounds.coding_bound(residuals, code.sigma2, code.l_max)
+    # One shared stream: the list matches at least as often as any one of its decoders.
+    return max(bounds.coding_bound([residual], code.sigma2, code.l_max) for residual in residuals)
+
+
+def _decibels(errors: FloatArray) -> FloatArray:
+    return np.asarray(10 * np.log10(np.maximum(errors, _LEAST_ERROR)))
 
 
 def _db(power: float) -> float:

@@ -1,6 +1,6 @@
-"""The Gaussian source with side information (Rowan, Phan, Khisti, appendix D.3): weights in, reconstructions out.
+"""The Gaussian source with side information (Rowan, Phan, Khisti, appendix D.3): weights in, estimates out.
 
-Everything below is in standard units of the source, A' = (A - mean) / sqrt(variance), until `reconstruct` goes back:
+Everything below is in standard units of the source, A' = (A - mean) / sqrt(variance), until `restored` goes back:
 
     A' ~ N(0, 1)                         the sample, seen by the encoder alone
     W | A' = a ~ N(a, s)                 the codeword distribution that the encoder aims at, s = sigma2
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from glsnet import envelope
 from glsnet.errors import CallerError
 from glsnet.race import FloatArray, IntArray, NormalWinners, normal_race
 
@@ -24,22 +25,24 @@ _LEAST_RESIDUAL = 1e-12
 
 @dataclass(frozen=True)
 class Gaussian:
-    """What every party knows of the source: a term of the session.
-
-    mean and variance are those of A, in the sample's own units; sigma2 is the variance of W given A as a share of
-    the variance of A, above 0.
-    """
+    """What every party knows of the source: its mean and variance, in the sample's own units."""
 
     mean: float
     variance: float
-    sigma2: float
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.mean):
             raise CallerError(f"mean: expected a finite number, got {self.mean!r}")
-        for name in ("variance", "sigma2"):
-            if not (math.isfinite(value := getattr(self, name)) and value > 0):
-                raise CallerError(f"{name}: expected a finite number above 0, got {value!r}")
+        if not (math.isfinite(self.variance) and self.variance > 0):
+            raise CallerError(f"variance: expected a finite number above 0, got {self.variance!r}")
+
+    def standard(self, a: FloatArray) -> FloatArray:
+        """Samples, shape [R], in standard units."""
+        return (a - self.mean) / math.sqrt(self.variance)
+
+    def restored(self, standard: FloatArray) -> FloatArray:
+        """The inverse of `standard`."""
+        return self.mean + math.sqrt(self.variance) * standard
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def noisy_observation(source: Gaussian, noise_variance: float) -> SideInformatio
 
 def fit_side_information(source: Gaussian, a: FloatArray, t: FloatArray) -> SideInformation:
     """The least-squares line of A' on T from joint samples a and t, each of shape [N], neither constant."""
-    standard = (a - source.mean) / math.sqrt(source.variance)
+    standard = source.standard(a)
     deviation = t - t.mean()
     slope = float(deviation @ (standard - standard.mean()) / (deviation @ deviation))
     intercept = float(standard.mean() - slope * t.mean())
@@ -83,37 +86,57 @@ def fit_side_information(source: Gaussian, a: FloatArray, t: FloatArray) -> Side
     return SideInformation(slope, intercept, min(max(residual, _LEAST_RESIDUAL), 1.0))
 
 
-def encode(source: Gaussian, key: np.uint64, first_round: int, a: FloatArray, streams: int, l_max: int
-           ) -> NormalWinners:
-    """The encoder's half: draw Y = (W, message) given each sample of a, shape [R], over all streams and messages.
+def encode(a: FloatArray, sigma2: float, key: np.uint64, first_round: int, streams: int, l_max: int) -> NormalWinners:
+    """The encoder's half of a race: Y = (W, message) given each standardised sample, shape [R], over all messages.
 
     The winners' `block` is the message, 0 to l_max - 1: all that the decoders are told.
 
     Raises:
         CallerError: a sample is not finite, or so far out that its weights underflow.
     """
-    s = source.sigma2
-    standard = (a - source.mean) / math.sqrt(source.variance)
     no_messages = np.zeros(a.size, np.int64)
-    return normal_race(key, first_round, range(streams), no_messages, l_max, standard * math.sqrt(1 + s), 1 / s)
+    return normal_race(key, first_round, range(streams), no_messages, l_max, a * math.sqrt(1 + sigma2), 1 / sigma2)
 
 
-def decode(source: Gaussian, side: SideInformation, key: np.uint64, first_round: int, t: FloatArray,
-           messages: IntArray, stream: int) -> NormalWinners:
-    """Decoder k's half: draw X(k) given its own t and the message, each of shape [R], over its own stream.
+def decode(mean: FloatArray, residual: float, sigma2: float, key: np.uint64, first_round: int, messages: IntArray,
+           stream: int) -> NormalWinners:
+    """Decoder k's half: X(k) given E[A' | t] and the message, shape [R] each, over its own stream.
 
     Raises:
         CallerError: a sample is not finite, or so far out that its weights underflow.
     """
-    known = 1.0 - side.residual
-    precision = known / (side.residual + source.sigma2)
-    centres = side.mean(t) * math.sqrt(1 + source.sigma2) / known if known > 0 else np.zeros(t.size)
-    return normal_race(key, first_round, [stream], messages, 1, centres, precision)
+    known = 1.0 - residual
+    centres = mean * math.sqrt(1 + sigma2) / known if known > 0 else np.zeros(mean.size)
+    return normal_race(key, first_round, [stream], messages, 1, centres, known / (residual + sigma2))
 
 
-def reconstruct(source: Gaussian, side: SideInformation, t: FloatArray, marks: FloatArray) -> FloatArray:
-    """E[A | W = w, T = t] for the codewords drawn, in the sample's own units, shape [R]; marks are in prior units."""
-    s, nu = source.sigma2, side.residual
-    codewords = marks * math.sqrt(1 + s)
-    standard = (s * side.mean(t) + nu * codewords) / (nu + s)
-    return source.mean + math.sqrt(source.variance) * standard
+def reconstruct(mean: FloatArray, residual: float, sigma2: float, marks: FloatArray) -> FloatArray:
+    """E[A' | W = w, T = t] for the codewords drawn, shape [R]; marks are in prior units."""
+    codewords = marks * math.sqrt(1 + sigma2)
+    return (sigma2 * mean + residual * codewords) / (residual + sigma2)
+
+
+def posterior_mean(mean: FloatArray, residual: float, sigma2: float, key: np.uint64, first_round: int, streams: int,
+                   l_max: int, messages: IntArray, stream: int) -> FloatArray:
+    """E[A' | T = t, message, shared randomness], shape [R]: the mean over the samples that would be coded so.
+
+    Args:
+        mean: shape [R], E[A' | t].
+        residual, sigma2, key, first_round, streams, l_max: as for the other halves.
+        messages: shape [R].
+        stream: the stream that the encoder's winner is supposed to be on; -1 for any.
+    """
+    scale, estimates = math.sqrt(1 + sigma2), np.empty(mean.size)
+    if residual < _LEAST_RESIDUAL:
+        return mean
+    envelope.posterior_means(key, first_round, streams, l_max, 1 / sigma2, mean * scale, math.sqrt(residual) * scale,
+                             messages, stream, estimates)
+    return estimates / scale
+
+
+def message_probabilities(sigma2: float, key: np.uint64, first_round: int, rounds: int, streams: int, l_max: int
+                          ) -> FloatArray:
+    """Pr[message | shared randomness] in each round, shape [R, l_max]."""
+    probabilities = np.empty((rounds, l_max))
+    envelope.message_probabilities(key, first_round, streams, l_max, 1 / sigma2, math.sqrt(1 + sigma2), probabilities)
+    return probabilities

@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from glsnet.compression import DecoderSession, EncoderSession, Outcomes
+from glsnet.compression import DecoderSession, EncoderSession, Outcomes, code_of
 from glsnet.conversation import AliceSession, BobSession, Draw, Drawn
 from glsnet.coupling import Scheme
 from glsnet.errors import CallerError, FrameError
 from glsnet.frames import Terms, terms_from_proto, terms_to_proto
 from glsnet.race import FloatArray, IntArray
-from glsnet.sources.gaussian import Gaussian, SideInformation
+from glsnet.sources.gaussian import SideInformation
 from glsnet.transport import rpc
 from glsnet.transport.exchange import Broadcast, Broadcasts, Metered, Traffic
 from glsnet.transport.parties import run_alice, run_bob, run_decoder, run_encoder
@@ -67,7 +67,7 @@ async def conduct_encoder(context: rpc.Context, broadcasts: Broadcasts) -> None:
             broadcast = Broadcast(_bob_session(order))
             party = run_bob(broadcast, reading.draws(), lambda drawn: _report(context, _drawn(drawn)))
         else:
-            broadcast = Broadcast(_encoder_session(order))
+            broadcast = Broadcast(EncoderSession(order.session, code_of(terms_from_proto(order.terms)), order.seed))
             party = run_encoder(broadcast, reading.samples(), lambda outcomes: _report(context, _outcomes(outcomes)))
         broadcasts[order.session] = broadcast
         log.info("session %s: opened for %s", order.session, context.peer())
@@ -82,15 +82,6 @@ async def conduct_encoder(context: rpc.Context, broadcasts: Broadcasts) -> None:
         await _report(context, pb.Report(closed=pb.Closed(rounds=broadcast.session.next_round, digest=digest)))
     finally:
         reading.stop()
-
-
-def _encoder_session(order: pb.Open) -> EncoderSession:
-    terms = terms_from_proto(order.terms)
-    match terms:
-        case Terms(scheme=str(scheme), decoders=int(decoders), l_max=int(l_max), mean=float(mean),
-                   variance=float(variance), sigma2=float(sigma2)):
-            return EncoderSession(order.session, Gaussian(mean, variance, sigma2), order.seed, scheme, decoders, l_max)
-    raise CallerError(f"open: expected scheme, decoders, l_max, mean, variance and sigma2, got {terms}")
 
 
 def _bob_session(order: pb.Open) -> BobSession:

@@ -40,7 +40,7 @@ class Join(_message.Message):
     def __init__(self, session: _Optional[str] = ..., stream: _Optional[int] = ..., expected: _Optional[_Union[Terms, _Mapping]] = ...) -> None: ...
 
 class Terms(_message.Message):
-    __slots__ = ("protocol", "seed_digest", "scheme", "decoders", "l_max", "width", "normal", "stream", "finite")
+    __slots__ = ("protocol", "seed_digest", "scheme", "decoders", "l_max", "width", "normal", "stream", "finite", "packing")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SEED_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SCHEME_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class Terms(_message.Message):
     NORMAL_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     FINITE_FIELD_NUMBER: _ClassVar[int]
+    PACKING_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     seed_digest: str
     scheme: str
@@ -59,7 +60,8 @@ class Terms(_message.Message):
     normal: Normal
     stream: int
     finite: Finite
-    def __init__(self, protocol: _Optional[int] = ..., seed_digest: _Optional[str] = ..., scheme: _Optional[str] = ..., decoders: _Optional[int] = ..., l_max: _Optional[int] = ..., width: _Optional[int] = ..., normal: _Optional[_Union[Normal, _Mapping]] = ..., stream: _Optional[int] = ..., finite: _Optional[_Union[Finite, _Mapping]] = ...) -> None: ...
+    packing: str
+    def __init__(self, protocol: _Optional[int] = ..., seed_digest: _Optional[str] = ..., scheme: _Optional[str] = ..., decoders: _Optional[int] = ..., l_max: _Optional[int] = ..., width: _Optional[int] = ..., normal: _Optional[_Union[Normal, _Mapping]] = ..., stream: _Optional[int] = ..., finite: _Optional[_Union[Finite, _Mapping]] = ..., packing: _Optional[str] = ...) -> None: ...
 
 class Finite(_message.Message):
     __slots__ = ("items", "epsilon")
@@ -70,14 +72,16 @@ class Finite(_message.Message):
     def __init__(self, items: _Optional[int] = ..., epsilon: _Optional[float] = ...) -> None: ...
 
 class Normal(_message.Message):
-    __slots__ = ("mean", "variance", "sigma2")
+    __slots__ = ("mean", "variance", "sigma2", "step")
     MEAN_FIELD_NUMBER: _ClassVar[int]
     VARIANCE_FIELD_NUMBER: _ClassVar[int]
     SIGMA2_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
     mean: float
     variance: float
     sigma2: float
-    def __init__(self, mean: _Optional[float] = ..., variance: _Optional[float] = ..., sigma2: _Optional[float] = ...) -> None: ...
+    step: float
+    def __init__(self, mean: _Optional[float] = ..., variance: _Optional[float] = ..., sigma2: _Optional[float] = ..., step: _Optional[float] = ...) -> None: ...
 
 class Indices(_message.Message):
     __slots__ = ("first_round", "count", "packed", "checksum")

@@ -1,0 +1,62 @@
+"""Messages entropy-coded with what shared randomness tells of them, by a range coder (the library constriction).
+
+Both parties know Pr[message | shared randomness] of every round (`envelope`), so the encoder need not spend log2 L_max
+bits on each. Frequencies are whole multiples of 2^-16, made by portable arithmetic: the decoder's are the encoder's.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glsnet.errors import CallerError, FrameError
+from glsnet.race import FloatArray, IntArray
+
+MAX_MESSAGES = 1 << 12  # with 2^-16 at least for each, little is lost to the unlikely ones
+_TOTAL = 1 << 16
+
+
+def encode(messages: IntArray, probabilities: FloatArray) -> bytes:
+    """The bytes of messages, shape [R], of which `probabilities`, shape [R, L_max], are the chances."""
+    coder = _constriction().queue.RangeEncoder()
+    coder.encode(messages.astype(np.int32), _model(), frequencies(probabilities) / np.float32(_TOTAL))
+    compressed: NDArray[np.uint32] = coder.get_compressed()
+    return compressed.astype("<u4").tobytes()
+
+
+def decode(packed: bytes, probabilities: FloatArray) -> IntArray:
+    """The messages, shape [R], that `encode` was given with the same probabilities.
+
+    Raises:
+        FrameError: the bytes are none that it makes.
+    """
+    if len(packed) % 4:
+        raise FrameError(f"packed indices: expected whole words of 4 bytes, got {len(packed)} bytes")
+    coder = _constriction().queue.RangeDecoder(np.frombuffer(packed, "<u4").astype(np.uint32))
+    try:
+        decoded = coder.decode(_model(), frequencies(probabilities) / np.float32(_TOTAL))
+    except AssertionError as error:
+        raise FrameError(f"packed indices: expected entropy-coded messages, got other bytes: {error}") from error
+    return np.asarray(decoded, dtype=np.int64)
+
+
+def frequencies(probabilities: FloatArray) -> NDArray[np.float32]:
+    """Whole numbers of at least 1 that sum to 2^16 in each row, shape [R, L_max]: the likeliest takes what is left."""
+    rows, messages = probabilities.shape
+    whole: IntArray = 1 + np.floor(probabilities * (_TOTAL - messages)).astype(np.int64)
+    likeliest = probabilities.argmax(axis=1)
+    whole[np.arange(rows), likeliest] += _TOTAL - whole.sum(axis=1)
+    return np.asarray(whole, dtype=np.float32)
+
+
+def _model() -> Any:
+    return _constriction().model.Categorical(perfect=False)
+
+
+def _constriction() -> Any:
+    try:
+        from constriction import stream  # only for those who ask for it
+    except ImportError as error:
+        raise CallerError("packing: expected the package constriction for entropy; pip install 'glsnet[entropy]'"
+                          ) from error
+    return stream
