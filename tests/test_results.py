@@ -81,7 +81,7 @@ def test_hundreds_of_kills_lose_nothing_and_repeat_nothing(tmp_path: Path, path:
     kills = torn = 0
     with subprocess.Popen([sys.executable, ROOT / "tests" / "sweeper.py"], text=True, stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as sweeper:
-        for trial in range(60):
+        for trial in range(45):
             records, before = tmp_path / str(trial) / results.RECORDS, list[int]()
             while len(before) < CELLS:
                 if rng.random() < 0.5:  # after some cells, whatever it is at by then

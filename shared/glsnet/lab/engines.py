@@ -46,7 +46,8 @@ def local(cells: Sequence[Cell], workers: int | None = None) -> Measured:
         with _interrupts_held():  # a process keeps the mask that it is started with: Ctrl-C is for this one alone
             futures = {pool.submit(measure, cell): cell for cell in cells}
         for future in as_completed(futures):
-            yield futures[future], _body(futures[future], future)
+            cell = futures.pop(future)
+            yield cell, _body(cell, future)
     finally:
         ours.close()  # ends the processes, whatever they are at
         pool.shutdown(cancel_futures=True)
@@ -115,7 +116,7 @@ def _compile_once(cells: Sequence[Cell]) -> None:
 
     Which kernels a cell needs depends on what it chooses by name.
     """
-    kinds = {tuple(value for _, value in cell.settings if isinstance(value, str)): cell for cell in cells}
+    kinds = {tuple(value for _, value in cell.settings if isinstance(value, str)): cell for cell in reversed(cells)}
     for cell in kinds.values():
         tiny = cell.settings.model_copy(update={"samples": 2, "transport": "direct"})
         with suppress(Exception):  # then the cell itself fails, too, and is named
