@@ -12,17 +12,20 @@ from matplotlib.figure import Figure
 
 from glsnet.lab.summary import Measured, Row, decibels, on_published_source, published
 
-SCHEMES = {  # in order: label, colour (Okabe and Ito's, which the colour-blind can tell apart), marker
+SCHEMES = {  # in order: label, colour, marker; the colours of a race and of quantisers can be told apart by all eyes
     "gls": ("GLS", "#0072B2", "o"),
     "baseline": ("baseline (one stream for all)", "#D55E00", "s"),
     "posterior-mean": ("GLS + posterior mean", "#009E73", "D"),
+    "posterior-list": ("GLS + posterior mean of its list", "#56B4E9", "P"),
     "nested": ("nested quantiser", "#CC79A7", "^"),
+    "trellis": ("trellis quantiser", "#882255", "<"),
     "split": ("split nested quantiser", "#E69F00", "v"),
+    "split-trellis": ("split trellis quantiser", "#7F6000", ">"),
 }
 
-_OTHERS = (("#56B4E9", "P"), ("#7F6000", "X"), ("#6A3D9A", "<"), ("#444444", ">"))
+_OTHERS = (("#6A3D9A", "X"), ("#999933", "p"), ("#444444", "h"))
 _ADDED = (("protobuf", "#0072B2"), ("stream", "#56B4E9"), ("ip", "#E69F00"))  # layers below packed
-_APART = 0.06  # bits
+_SPREAD = 0.3  # bits, over which the points of all schemes at one place are set apart
 _STYLE: Any = {
     "svg.hashsalt": "glsnet", "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10,
     "axes.grid": True, "grid.color": "0.9", "axes.axisbelow": True, "axes.spines.top": False,
@@ -40,15 +43,13 @@ class Picture(NamedTuple):
 
 
 def pictures(rows: Sequence[Row]) -> dict[str, Picture]:
-    """Every figure that the rows, at least one, have numbers for, by name."""
+    """Every figure of a report, by name, from at least one row."""
     styles = _styles(rows)
     with matplotlib.rc_context(_STYLE):
         drawn = {"distortion-mse": _distortion_mse(rows, styles),
                  "distortion-mean-db": _distortion_mean_db(rows, styles),
-                 "distortion-decoder": _distortion_decoder(rows, styles)}
-        if with_match := [row for row in rows if row.match_rate is not None]:
-            drawn["match-rate"] = _match_rate(with_match, styles)
-        drawn["bits"] = _bits(rows, styles)
+                 "distortion-decoder": _distortion_decoder(rows, styles),
+                 "match-rate": _match_rate(rows, styles), "bits": _bits(rows, styles)}
         return {name: Picture(_svg(figure), _png(figure)) for name, figure in drawn.items()}
 
 
@@ -100,11 +101,11 @@ def _distortion_decoder(rows: Sequence[Row], styles: Styles) -> Figure:
 def _match_rate(rows: Sequence[Row], styles: Styles) -> Figure:
     figure, panels = _panels(rows, "Pr[some decoder matches]")
     for axes, of in panels:
-        _schemes(axes, of, styles, lambda row: row.match_rate or Measured(math.nan, math.nan), joined=False)
+        _schemes(axes, of, styles, lambda row: row.match_rate, joined=False)
         bounds = [(_place(row, styles), row.match_bound) for row in of if row.match_bound is not None]
         if bounds:
             axes.plot(*zip(*bounds, strict=True), "k_", markersize=10, zorder=1, label="coding bound: at least")
-        axes.set_ylim(0, 1)
+        axes.set_ylim(0, 1.03)
     return _with_legend(figure, [axes for axes, _ in panels])
 
 
@@ -193,8 +194,7 @@ def _schemes(axes: Axes, of: Sequence[Row], styles: Styles, metric: Callable[[Ro
 
 def _place(row: Row, styles: Styles) -> float:
     """Where on the axis of bits a row's point is: those of different schemes slightly apart, so that none is hidden."""
-    schemes = list(styles)
-    return math.log2(row.l_max) + _APART * (schemes.index(row.scheme) - (len(schemes) - 1) / 2)
+    return math.log2(row.l_max) + _SPREAD * ((list(styles).index(row.scheme) + 0.5) / len(styles) - 0.5)
 
 
 def _styles(rows: Sequence[Row]) -> Styles:

@@ -40,9 +40,9 @@ FIGURES = {  # name: heading, caption
     ),
     "match-rate": (
         "Match rate",
-        "How often some decoder drew just what the encoder drew. The dash beside each point is the coding bound, which "
-        "it may not be below. It depends on sigma2, which may differ from point to point, and so no line joins them. "
-        + POINTS,
+        "How often some decoder drew just what the encoder drew; of quantisers, how often one found its cell. The dash "
+        "beside a point is the coding bound, which it may not be below. It depends on sigma2, which may differ from "
+        "point to point, and so no line joins them. " + POINTS,
     ),
     "bits": (
         "Bits on the wire",
@@ -82,12 +82,9 @@ def _write_figures(folder: Path, drawn: Mapping[str, Picture]) -> None:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise CallerError(f"{folder}: expected a folder that can be made, got: {error.strerror}") from error
-    for name in FIGURES:
-        if name in drawn:
-            with write_atomically(folder / f"{name}.png") as handle:
-                handle.buffer.write(drawn[name].png)
-        else:  # of an earlier report
-            (folder / f"{name}.png").unlink(missing_ok=True)
+    for name, picture in drawn.items():
+        with write_atomically(folder / f"{name}.png") as handle:
+            handle.buffer.write(picture.png)
 
 
 def _write_summary(rows: Sequence[Row], writer: Any) -> None:
@@ -114,8 +111,7 @@ def _flat(row: Row) -> dict[str, object]:
 
 def _page(manifest: Mapping[str, Any], records: Sequence[Record], rows: Sequence[Row], drawn: Mapping[str, Picture]
           ) -> str:
-    sections = {key: (heading, _figure(drawn[key], heading, caption)) for key, (heading, caption) in FIGURES.items()
-                if key in drawn}
+    sections = {key: (heading, _figure(drawn[key], heading, caption)) for key, (heading, caption) in FIGURES.items()}
     sections["bits"] = (sections["bits"][0], sections["bits"][1] + _bits(rows))
     if beside := beside_published(rows):
         sections["published"] = ("Beside the published table", _beside(beside))
@@ -226,8 +222,8 @@ def _parameter(row: Row) -> str:
     return f"{row.parameter_value:.4g}" + (f", by {row.minimised}" if row.minimised else "")
 
 
-def _measured(measured: Measured | None, digits: int) -> str:
-    return "–" if measured is None else f"{measured.value:.{digits}f} ± {measured.error:.{digits}f}"
+def _measured(measured: Measured, digits: int) -> str:
+    return f"{measured.value:.{digits}f} ± {measured.error:.{digits}f}"
 
 
 def _number(value: float | None, digits: int) -> str:

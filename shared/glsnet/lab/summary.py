@@ -52,7 +52,7 @@ class Row:
     repetitions: int
     samples: float  # of one repetition
     seconds: float
-    match_rate: Measured | None
+    match_rate: Measured
     match_bound: float | None
     mse: Measured  # best of K
     mean_db: Measured
@@ -137,7 +137,7 @@ def _row(records: list[Record]) -> Row:
         minimised=_search(first)[0], repetitions=len(results),
         samples=float(np.mean([result["samples"] for result in results])),
         seconds=float(np.mean([record["timing"]["seconds"] for record in records])),
-        match_rate=None if first["match_rate"] is None else _measured(results, "match_rate"),
+        match_rate=_measured(results, "match_rate"),
         match_bound=_mean([result["match_bound"] for result in results]),
         mse=_measured(results, "mse"), mean_db=_measured(results, "mean_db"),
         decoder_mse=_measured(results, "decoder_mse"),
