@@ -109,9 +109,9 @@ def test_a_cell_that_fails_is_named_and_what_was_finished_is_kept(cells: list[Ce
         assert workers() == before
 
 
-def test_a_worker_that_is_lost_ends_the_sweep() -> None:
+def test_a_worker_that_is_lost_ends_the_sweep(cells: list[Cell]) -> None:
     before = workers()
-    measured = engines.local(scenarios.cells(scenarios.load("table10")), 2)
+    measured = engines.local([replace(cells[0], number=number) for number in range(9999)], 2)
     next(measured)
     os.kill(min(workers() - before), signal.SIGKILL)
     with pytest.raises(TransportError, match="lost a process that measures cells"):
@@ -119,9 +119,9 @@ def test_a_worker_that_is_lost_ends_the_sweep() -> None:
     assert workers() == before
 
 
-def test_an_engine_that_is_closed_leaves_no_process() -> None:
+def test_an_engine_that_is_closed_leaves_no_process(cells: list[Cell]) -> None:
     before = workers()
-    measured = engines.local(scenarios.cells(scenarios.load("table10")), 2)
+    measured = engines.local([replace(cells[0], number=number) for number in range(9999)], 2)
     next(measured)
     started = workers() - before
     measured.close()

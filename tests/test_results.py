@@ -221,7 +221,7 @@ def test_a_full_disk_is_an_error_and_the_rest_resumes(tmp_path: Path, scenario: 
     assert len(results.read(tmp_path)[1]) == CELLS
 
 
-def started(output: Path, scenario: str | Path = SMOKE) -> "subprocess.Popen[str]":
+def started(output: Path, scenario: Path = SMOKE) -> "subprocess.Popen[str]":
     """The real command, as the leader of a process group."""
     return subprocess.Popen([GLSNET, "sweep", str(scenario), "--output", str(output)], start_new_session=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -261,8 +261,11 @@ def test_the_real_command_is_killed_and_resumes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("to", "signum"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)])  # a terminal, a job
 def test_an_interrupted_sweep_keeps_its_cells_and_leaves_no_process(
         tmp_path: Path, to: Callable[[int, int], None], signum: int) -> None:
-    run = started(tmp_path, "table10")
-    at_least(tmp_path, 1)
+    text = 'title = "long"\nsource = "gaussian"\nrepetitions = 9999\ntransport = "direct"\n'
+    (tmp_path / "long.toml").write_text(text)
+    output = tmp_path / "results"
+    run = started(output, tmp_path / "long.toml")
+    at_least(output, 1)
     workers = children(run.pid)
     to(run.pid, signum)
     out, error = run.communicate(timeout=DEADLINE)
@@ -270,7 +273,7 @@ def test_an_interrupted_sweep_keeps_its_cells_and_leaves_no_process(
     assert error.strip() == "glsnet: interrupted; finished cells are kept, and the same command resumes"
     assert workers
     gone(workers)
-    assert len(results.read(tmp_path)[1]) >= 1
+    assert len(results.read(output)[1]) >= 1
 
 
 def test_a_sweep_that_is_there_is_not_measured_again(tmp_path: Path) -> None:
