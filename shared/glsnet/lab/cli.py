@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from glsnet.errors import CallerError, GlsnetError
-from glsnet.lab import cli_report, cli_sweep, coupled, figures, report, runner
+from glsnet.lab import cli_report, cli_sweep, cli_tables, coupled, figures, report, runner
 from glsnet.lab import nature as natures
 from glsnet.lab.pairs import Pair, language_pairs, read_pairs
 from glsnet.lab.runner import Drawn, Parties
@@ -42,6 +42,7 @@ figure_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help
 app.add_typer(figure_app, name="figure")
 app.command()(cli_sweep.sweep)
 app.command()(cli_report.report)
+app.add_typer(cli_tables.tables_app, name="tables")
 PairsFile = Annotated[Path | None, typer.Option(help="Your pairs: .npz with arrays p and q, [M, N], or CSV with the "
                                                 "header pair,p,q. Default: two n-gram language models.")]
 PairCount = Annotated[int, typer.Option(min=1, help="How many pairs of the language models.")]

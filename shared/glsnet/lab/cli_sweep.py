@@ -21,15 +21,20 @@ class Engine(StrEnum):
     dask = "dask"
 
 
+EngineOption = Annotated[Engine, typer.Option(help="local: processes of this machine. dask: the workers of a Dask "
+                                              "cluster.")]
+SchedulerOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The Dask scheduler, for dask.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="How many processes, for local. Default: one for each "
+                                                   "core.")]
+
+
 def sweep(
     scenario: Annotated[str, typer.Argument(help="A TOML file, or the name of a scenario that comes with glsnet: "
-                                            "smoke, demo or table10.")],
+                                            "smoke, demo, table10 or rivals.")],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made if it is not there.")],
-    engine: Annotated[Engine, typer.Option(help="local: processes of this machine. dask: the workers of a Dask "
-                                           "cluster.")] = Engine.local,
-    scheduler: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The Dask scheduler, for dask.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="How many processes, for local. Default: one for each core."
-                                                )] = None,
+    engine: EngineOption = Engine.local,
+    scheduler: SchedulerOption = None,
+    workers: WorkersOption = None,
 ) -> None:
     """Measure every cell of a scenario: a product of settings, each repeated with seeds of its own.
 

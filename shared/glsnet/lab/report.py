@@ -31,7 +31,7 @@ def _resolution(result: dict[str, Any]) -> str:
 
 
 def _quality(result: dict[str, Any]) -> Table:
-    table = _table(headline(result), ("", "<"), ("measured", ">"), ("std. error", ">"), ("beside it", "<"))
+    table = table_of(headline(result), ("", "<"), ("measured", ">"), ("std. error", ">"), ("beside it", "<"))
     table.add_row("samples", f"{result['samples']:,}", "", f"{result['samples_per_second']:,.0f} samples/s")
     table.add_row("match rate", f"{result['match_rate']:.4f}", f"{result['match_rate_error']:.4f}",
                   "" if result["match_bound"] is None else f"coding bound at least {result['match_bound']:.3f}")
@@ -50,7 +50,7 @@ def _quality(result: dict[str, Any]) -> Table:
 
 
 def _wire(result: dict[str, Any]) -> Table:
-    table = _table("bits per sample towards each decoder", ("layer", "<"), ("bits", ">"), ("over packed", ">"),
+    table = table_of("bits per sample towards each decoder", ("layer", "<"), ("bits", ">"), ("over packed", ">"),
                    ("what it counts", "<"))
     layers = result["bits_per_sample"]
     for layer, meaning in (("information", "log2 L_max"), *_LAYERS):
@@ -69,7 +69,7 @@ def _wire(result: dict[str, Any]) -> Table:
 def show_coupling(result: dict[str, Any], console: Console) -> None:
     """Print one result of `coupled.run_coupling`."""
     of = f", epsilon = {result['epsilon']:g}" if result["epsilon"] is not None else ""
-    table = _table(f"scheme {result['scheme']}, K = {result['decoders']}{of}, {result['pairs']} pairs over "
+    table = table_of(f"scheme {result['scheme']}, K = {result['decoders']}{of}, {result['pairs']} pairs over "
                    f"N = {result['items']:,} items, seed {result['seed']}, {result['transport']}",
                    ("", "<"), ("measured", ">"), ("std. error", ">"), ("beside it", "<"))
     low, high = result["match_at_least"], result["match_at_most"]
@@ -85,7 +85,7 @@ def show_coupling(result: dict[str, Any], console: Console) -> None:
     table.add_row("frames per batch", f"{result['frames_per_batch']:.1f}", "",
                   f"of {batch:,} samples" if talks else "nothing is sent")
     down, up = (result["bits_per_sample"][way] for way in ("down", "up"))
-    wire = _table("bits per sample, of each decoder", ("layer", "<"), ("to Alice", ">"), ("to Bob", ">"),
+    wire = table_of("bits per sample, of each decoder", ("layer", "<"), ("to Alice", ">"), ("to Bob", ">"),
                   ("what it counts", "<"))
     for layer, meaning in (("information", "log2 of a message's values"), *_LAYERS):
         if down[layer] is None:
@@ -95,7 +95,8 @@ def show_coupling(result: dict[str, Any], console: Console) -> None:
     console.print(Group(table, wire, Text(_setup(result), style="dim")))
 
 
-def _table(title: str, *columns: tuple[str, str]) -> Table:
+def table_of(title: str, *columns: tuple[str, str]) -> Table:
+    """An empty table, its columns with their names and sides, < or >."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, side in columns:
         table.add_column(name, justify="left" if side == "<" else "right")

@@ -38,7 +38,7 @@ class Search(BaseModel):
     sigma2: tuple[Annotated[float, Strict()], ...] = ()
     step: tuple[Annotated[float, Strict()], ...] = ()
     samples: Annotated[int, Strict()] = Field(ge=2, le=2**32)
-    minimise: Literal["mean_db", "mse"]
+    minimise: Literal["mean_db", "mse", "decoder_mse"]
 
     @model_validator(mode="after")
     def _one_parameter(self) -> Self:

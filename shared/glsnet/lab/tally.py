@@ -15,7 +15,7 @@ from glsnet.lab.settings import GaussianRun
 from glsnet.race import FloatArray
 from glsnet.randomness import seed_from_integer, session_key
 
-ENTROPY_ROUNDS = 200  # are enough: rounds differ little
+_ENTROPY_ROUNDS = 200  # at most, for they differ little; and one for each 500 samples, so that it costs little
 _LEAST_ERROR = 1e-300  # of an exact reconstruction, whose dB would be infinite
 
 
@@ -137,7 +137,7 @@ class Tally:
         if code.sigma2 is None or code.sigma2 < LEAST_SIGMA2 or code.l_max > MAX_MESSAGES:
             return None, None
         key = session_key(seed_from_integer(seed), PURPOSE)
-        chances = message_probabilities(code, key, 0, min(self.samples, ENTROPY_ROUNDS))
+        chances = message_probabilities(code, key, 0, min(2 + self.samples // 500, _ENTROPY_ROUNDS))
         mean = Mean()
         mean.add(-(chances * np.log2(np.where(chances > 0, chances, 1.0))).sum(axis=1))
         return mean.value, mean.error
