@@ -37,7 +37,7 @@ def gaussian(
     _, records = results.read(output)
     rows = summarise(records)
     console = Console()
-    console.print(_beside_published(rows))
+    console.print(beside_published_table(rows))
     worst = max((abs(each.deviations) for each in beside_published(rows)), default=0.0)
     console.print(f"Largest difference from a published cell: {worst:.1f} combined standard errors. {_trials(records)}",
                   style="dim")
@@ -59,8 +59,8 @@ def rivals(
     _, records = results.read(output)
     rows = summarise(records)
     console = Console()
-    console.print(_rivals(rows, "best of K decoders, MSE (dB), chosen by an oracle", BEST, best=True))
-    console.print(_rivals(rows, "each decoder's own, MSE (dB)", OWN, best=False))
+    console.print(rivals_table(rows, "best of K decoders, MSE (dB), chosen by an oracle", BEST, best=True))
+    console.print(rivals_table(rows, "each decoder's own, MSE (dB)", OWN, best=False))
     console.print(_trials(records), style="dim")
 
 
@@ -68,7 +68,8 @@ BEST = ("gls", "posterior-list", "nested", "trellis", "split", "split-trellis")
 OWN = ("gls", "posterior-mean", "nested", "trellis")
 
 
-def _beside_published(rows: Sequence[Row]) -> Table:
+def beside_published_table(rows: Sequence[Row]) -> Table:
+    """A line for each published cell among the rows."""
     table = table_of(
         "the Gaussian source; distortion in dB, best of K decoders unless said otherwise", *((name, ">") for name in (
             "K", "L_max", "sigma2", "published", "mean dB", "differs, s.e.", "baseline", "match", "bound", "MSE",
@@ -89,7 +90,7 @@ def _beside_published(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _rivals(rows: Sequence[Row], title: str, schemes: Sequence[str], best: bool) -> Table:
+def rivals_table(rows: Sequence[Row], title: str, schemes: Sequence[str], best: bool) -> Table:
     """A line for each K and L_max: side information alone, every scheme, the limit; the least is bold."""
     limit = "list converse" if best else "Wyner-Ziv"
     table = table_of(title, ("K", ">"), ("L_max", ">"), ("no message", ">"), *((scheme, ">") for scheme in schemes),
