@@ -1,5 +1,7 @@
 """Slow and obvious: the same arrivals as `glsnet.race` consumes, every one of them made, in plain Python."""
 
+import heapq
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -90,3 +92,69 @@ def dense_minhash(key: int, round_: int, probabilities: Sequence[float], levels:
                 seen = min(seen, t)
     assert seen > best[0], "the oracle must make more darts"
     return best[1]
+
+
+def part_moments(mean: float, deviation: float, step: float, parts: int, part: int, first: int, apart: int
+                 ) -> tuple[float, float]:
+    """Pr[A in part `part` of the cells first + n apart] of A ~ N(mean, deviation^2), and E[A; A there]."""
+    mass = moment = 0.0
+    nearest = round((mean / step - part) / parts)
+    reach = math.ceil(9 * deviation / (step * parts)) + apart
+    for cell in range(nearest - reach, nearest + reach + 1):
+        if (cell - first) % apart == 0:
+            left = (step * (parts * cell + part - 0.5) - mean) / deviation
+            right = (step * (parts * cell + part + 0.5) - mean) / deviation
+            share = norm.sf(left) - norm.sf(right) if left > 0 else norm.cdf(right) - norm.cdf(left)
+            mass += share
+            moment += mean * share + deviation * (norm.pdf(left) - norm.pdf(right))
+    return mass, moment
+
+
+def syndrome(pairs: Sequence[int], h0: int = 0o103, h1: int = 0o024) -> list[int]:
+    """The coefficients of h0(D) c0(D) + h1(D) c1(D) over GF(2), c0 and c1 the low and the high bits of `pairs`."""
+    return [
+        sum((h0 >> d & 1) * (pairs[i - d] & 1) + (h1 >> d & 1) * (pairs[i - d] >> 1) for d in range(min(i, 6) + 1)) % 2
+        for i in range(len(pairs))
+    ]
+
+
+def lightest_difference(h0: int = 0o103, h1: int = 0o024) -> tuple[int, list[int]]:
+    """The least squared distance of two sequences of whole numbers with one syndrome, and the XOR of their low bits.
+
+    Numbers whose two low bits differ by 1 or 3 (XOR) are at least 1 apart, by 2 at least 2 apart. Dijkstra over what
+    the last six differences leave to be checked, from nothing to nothing.
+    """
+    weight = (0, 1, 4, 1)
+    waiting: list[tuple[int, int, list[int]]] = [(0, 0, [])]
+    seen = set()
+    while True:
+        distance, state, path = heapq.heappop(waiting)
+        if path and state == 0:
+            return distance, path
+        if path and state in seen:
+            continue
+        seen.add(state)
+        for pair in range(1 if not path else 0, 4):
+            sums = state ^ (h0 * (pair & 1)) ^ (h1 * (pair >> 1))
+            if sums & 1 == 0:
+                heapq.heappush(waiting, (distance + weight[pair], sums >> 1, [*path, pair]))
+
+
+def trellis_marginals(mean: Sequence[float], deviation: float, messages: Sequence[int], step: float, parts: int,
+                      part: int, l_max: int) -> tuple[list[float], list[list[float]]]:
+    """E[A_i | all messages], and the chance of each of the four cosets of sample i, over every sequence of cosets."""
+    low = l_max // 2
+    moments = [
+        [part_moments(m, deviation, step, parts, part, message % low + low * pair, 4 * low) for pair in range(4)]
+        for m, message in zip(mean, messages, strict=True)
+    ]
+    total, moment, chance = 0.0, [0.0] * len(mean), [[0.0] * 4 for _ in mean]
+    for pairs in itertools.product(range(4), repeat=len(mean)):
+        if syndrome(pairs) == [message // low for message in messages]:
+            product = math.prod(moments[i][pair][0] for i, pair in enumerate(pairs))
+            total += product
+            for i, pair in enumerate(pairs):
+                chance[i][pair] += product
+                others = math.prod(moments[j][other][0] for j, other in enumerate(pairs) if j != i)
+                moment[i] += others * moments[i][pair][1]
+    return [m / total for m in moment], [[c / total for c in row] for row in chance]
