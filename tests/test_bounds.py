@@ -5,7 +5,14 @@ import pytest
 from helpers import assert_at_least, assert_mean, assert_proportion
 from numpy.typing import NDArray
 
-from glsnet.bounds import coding_bound, conditional_list_matching, list_matching_lemma, total_variation
+from glsnet.bounds import (
+    coding_bound,
+    conditional_list_matching,
+    list_converse,
+    list_matching_lemma,
+    total_variation,
+    wyner_ziv,
+)
 from glsnet.errors import CallerError
 
 Floats = NDArray[np.float64]
@@ -171,3 +178,37 @@ def test_numbers_are_checked() -> None:
             coding_bound([0.5, nu], 0.1, 1)
     with pytest.raises(CallerError, match=r"got shape \[0\]"):
         coding_bound([], 0.1, 1)
+
+
+def test_limits_of_squared_error_by_hand() -> None:
+    assert wyner_ziv(1 / 3, 1) == 1 / 3  # nothing sent
+    assert wyner_ziv(1 / 3, 8) == pytest.approx(1 / 192)
+    assert wyner_ziv(0.0, 8) == 0
+    assert wyner_ziv(1.0, 2) == pytest.approx(0.25)  # the rate-distortion function: 6 dB a bit
+    # T = A + noise of variance 1/2, twice: their mean has noise of variance 1/4, so that 1/5 of Var A is left.
+    assert list_converse([1 / 3, 1 / 3], 1) == pytest.approx(1 / 5 / 4)
+    assert list_converse([1 / 3, 1 / 3], 8) == pytest.approx(1 / 5 / 256)
+    assert list_converse([0.5, 1.0, 1.0], 2) == pytest.approx(0.5 / 36)  # useless ones but lengthen the list
+    assert list_converse([0.3, 0.0], 8) == 0
+
+
+@pytest.mark.parametrize("residual", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("l_max", [1, 2, 64, 10**6])
+def test_one_decoder_is_a_list_of_one(residual: float, l_max: int) -> None:
+    assert list_converse([residual], l_max) == pytest.approx(wyner_ziv(residual, l_max))
+
+
+def test_limits_fall_with_every_message_and_decoder() -> None:
+    messages = (1, 2, 3, 8, 1024)
+    assert np.all(np.diff([wyner_ziv(0.5, l_max) for l_max in messages]) < 0)
+    assert np.all(np.diff([list_converse([0.5, 0.2], l_max) for l_max in messages]) < 0)
+    assert np.all(np.diff([list_converse([0.5] * k, 4) for k in (1, 2, 3, 8)]) < 0)
+    assert list_converse([0.2, 0.7], 5) == pytest.approx(list_converse(np.array([0.7, 0.2]), 5))
+
+
+def test_limits_of_squared_error_take_at_least_one_message() -> None:
+    for l_max in (0, -1):
+        with pytest.raises(CallerError, match="l_max: expected"):
+            wyner_ziv(0.5, l_max)
+        with pytest.raises(CallerError, match="l_max: expected"):
+            list_converse([0.5], l_max)

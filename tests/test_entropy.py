@@ -18,7 +18,7 @@ from glsnet.randomness import seed_from_integer, session_key
 SEED = seed_from_integer(7)
 KEY = session_key(SEED, PURPOSE)
 TOTAL = 2**16
-ROUNDS = 40
+ROUNDS = 25
 
 
 def spread(kind: str, messages: int) -> NDArray[np.float64]:
@@ -82,7 +82,7 @@ def joined(party: EncoderSession, packing: str | None = None) -> DecoderSession:
 @pytest.mark.parametrize("decoders", [1, 2])
 def test_what_is_sent_is_what_the_frequencies_say_and_less_than_a_fixed_width(decoders: int) -> None:
     of = code("gls", decoders, 64, 0.001, "entropy")
-    a, _ = samples(1000, 1, 3)
+    a, _ = samples(500, 1, 3)
     messages, _ = codes.encode(of, KEY, 0, a)
     packed = codes.pack(of, KEY, 0, messages)
     used = entropy.frequencies(codes.message_probabilities(of, KEY, 0, a.size))[np.arange(a.size), messages]

@@ -62,7 +62,7 @@ def test_chances_of_messages_sum_to_1(sigma2: float, streams: int, l_max: int, f
 
 @pytest.mark.parametrize(("sigma2", "streams", "l_max"), [(0.03, 1, 2), (0.01, 4, 8), (0.3, 2, 64)])
 def test_no_message_is_likelier_than_another_over_many_rounds(sigma2: float, streams: int, l_max: int) -> None:
-    chances = gaussian.message_probabilities(sigma2, KEY, 0, 1500, streams, l_max)
+    chances = gaussian.message_probabilities(sigma2, KEY, 0, 800, streams, l_max)
     for message in range(l_max):
         assert_mean(chances[:, message], 1 / l_max)
 

@@ -9,7 +9,17 @@ import pytest
 from scipy.stats import norm
 
 from glsnet import race
-from glsnet.randomness import log, normal_quantile, philox, seed_digest, seed_from_integer, session_key, uniform
+from glsnet.randomness import (
+    exp,
+    log,
+    normal_cdf,
+    normal_quantile,
+    philox,
+    seed_digest,
+    seed_from_integer,
+    session_key,
+    uniform,
+)
 
 GOLDEN = [line.split() for line in Path(__file__).with_name("golden_randomness.txt").read_text().splitlines()
           if line and not line.startswith("#")]
@@ -52,6 +62,10 @@ def test_the_golden_vectors_hold() -> None:
                 assert (u.hex(), log(u).hex()) == (first, second)
             case "quantile", [p]:
                 assert (normal_quantile(float.fromhex(p)).hex(), "0") == (first, second)
+            case "exp", [x]:
+                assert (exp(float.fromhex(x)).hex(), "0") == (first, second)
+            case "cdf", [x]:
+                assert (normal_cdf(float.fromhex(x)).hex(), "0") == (first, second)
             case "arrival", [key, round_, stream, block, mass, n]:
                 t = 0.0
                 for i in range(int(n) + 1):
@@ -68,7 +82,7 @@ def test_the_golden_vectors_hold() -> None:
                 assert (t.hex(), mark.hex()) == (first, second)
             case _:
                 raise AssertionError(f"unknown line: {kind}")
-    assert kinds == {"key", "philox", "log", "quantile", "arrival", "node"}
+    assert kinds == {"key", "philox", "log", "quantile", "exp", "cdf", "arrival", "node"}
 
 
 def test_the_logarithm_is_within_two_ulp() -> None:
@@ -80,6 +94,28 @@ def test_the_logarithm_is_within_two_ulp() -> None:
 def test_the_normal_quantile_is_right_into_the_tail() -> None:
     for p in np.concatenate((np.linspace(1e-4, 0.5, 5000), 10.0 ** -np.arange(3, 18, 0.11))):
         assert normal_quantile(p) == pytest.approx(norm.ppf(p), rel=1e-14, abs=1e-15)
+
+
+def test_the_exponential_is_within_two_ulp_and_ends_beyond_its_range() -> None:
+    rng = np.random.default_rng(2)
+    near_0 = rng.standard_normal(20_000) * 10.0 ** -rng.integers(0, 18, 20_000)
+    for x in np.concatenate((rng.uniform(-708, 708, 30_000), near_0, np.arange(-708, 709), [-0.0, 5e-324, -5e-324])):
+        assert abs(exp(x) - math.exp(x)) <= 2 * math.ulp(math.exp(x))
+    for x in (math.nextafter(708, 800), 709.0, 1e300, math.inf):
+        assert exp(x) == math.inf
+        assert exp(-x) == 0.0
+
+
+def test_the_normal_distribution_function_is_within_1e_15() -> None:
+    rng = np.random.default_rng(3)
+    switch = 7.07106781186547 + np.arange(-200, 200) * 1e-14  # from one formula to another
+    values = np.concatenate((np.linspace(-40, 40, 30_000), rng.standard_normal(20_000), switch, -switch))
+    found = np.array([normal_cdf(x) for x in values])
+    assert np.abs(found - norm.cdf(values)).max() <= 1e-15
+    tail = np.linspace(-37, -1, 5000)
+    assert np.array([normal_cdf(x) for x in tail]) == pytest.approx(norm.cdf(tail), rel=1e-8, abs=0)
+    assert [normal_cdf(x) for x in (-math.inf, -1e300, -37.1, 37.1, math.inf)] == [0, 0, 0, 1, 1]
+    assert (np.diff([normal_cdf(x) for x in np.linspace(-38, 38, 20_001)]) >= 0).all()
 
 
 def test_a_uniform_is_a_midpoint_and_never_0_or_1() -> None:
