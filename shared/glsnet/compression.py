@@ -125,6 +125,7 @@ class DecoderSession:
         self._key = session_key(seed, PURPOSE)
         self._digest = hashlib.sha256()
         self._agreed: _Agreed | None = None
+        self._checked: tuple[Indices, IntArray] | None = None
         self.next_round = 0
         self._frames = 0
 
@@ -162,8 +163,7 @@ class DecoderSession:
             CallerError: t has another length, or a sample that is not finite or too far out.
         """
         at = self._terms()
-        self.check(frame)
-        messages = codes.unpack(at.code, self._key, frame.first_round, frame.count, frame.packed)
+        messages = self.check(frame)
         if t.shape != (frame.count,):
             raise CallerError(f"side information: expected {frame.count} samples for this frame, got {t.size}")
         reconstruction, x = codes.decode(at.code, at.side, self._key, frame.first_round, t, messages, at.stream)
@@ -179,12 +179,17 @@ class DecoderSession:
             raise FrameError(f"end: expected it after {self.next_round} rounds, as they came, got {end.rounds}")
         return Ack(self.next_round)
 
-    def check(self, frame: Indices) -> None:
-        """Raise FrameError if this frame is damaged, or not the next one."""
-        self._terms()
+    def check(self, frame: Indices) -> IntArray:
+        """The messages of the next frame, shape [frame.count]; raises FrameError as `decode` does.
+
+        A driver asks for t only of frames that are right; so this is asked twice, and the answer kept.
+        """
+        at = self._terms()
         if frame.first_round != self.next_round:
             raise FrameError(f"first_round: expected {self.next_round}, the next, got {frame.first_round}")
-        frame.checked()
+        if self._checked is None or self._checked[0] is not frame:
+            self._checked = frame, codes.unpack(at.code, self._key, frame.first_round, frame.count, frame.checked())
+        return self._checked[1]
 
     def _terms(self) -> "_Agreed":
         if self._agreed is None:

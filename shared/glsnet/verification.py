@@ -1,8 +1,8 @@
 """Speculative decoding without models: how drafts are drawn, and which of them the target keeps.
 
 K drafters continue one request by L tokens each; the target knows its own distribution after every prefix of every
-draft, and turns one block of drafts into 1 to L + 1 tokens. Whatever the drafters do, in every scheme each token is
-drawn just as from the target alone. `draft_token` is the drafter's half, `verify` the target's:
+draft, and turns one block of drafts into 1 to L + 1 tokens, in every scheme distributed as if it had drawn them alone.
+`draft_token` is the drafter's half, `verify` the target's:
 
     scheme               drafts    kept                                     needs of p                   source
     gls                  coupled   equal to Y over the streams alive        nothing                      RPK, Alg. 2
@@ -11,7 +11,7 @@ drawn just as from the target alone. `draft_token` is the drafter's half, `verif
     equality-check       apart     equal to the target's own draw           nothing                      the control
     leviathan            apart     by ratio test, K = 1                     p(x); the row of a rejected  LKM 2023
     specinfer            apart     by ratio tests, one draft after another  p(x); rows of the rejected   Miao 2023
-    kseq                 apart     by ratio tests against q / rho           a row at each depth          Sun 2023
+    kseq                 apart     by ratio tests against q / rho           a row at each depth, p(x)    Sun 2023
     block-verification   apart     by a test of each length, K = 1          p(x); rows from the end on   Sun 2024
     none                 unread    nothing: one token of the target         nothing
 
@@ -291,17 +291,19 @@ def kseq(key: np.uint64, block: Block) -> Verified:
     def choose(depth: int, q: FloatArray, alive: list[int]) -> int:
         if depth == block.length:
             return _draw(key, block.position + depth, q)
-        rows.append((alive[0], depth))
-        p = _row(block, alive[0], depth)
+        first, *others = alive
+        rows.append((first, depth))
+        p = _row(block, first, depth)
+        for k in others:
+            singles.append((k, depth))
+            x, single = int(block.tokens[k, depth]), _single(block, k, depth)
+            if abs(single - p[x]) > ALIKE:
+                raise CallerError(f"p[{k}][{depth}][{x}]: expected {float(p[x])!r}, as of draft {first}, got {single!r}; "
+                                  "kseq needs drafts of one model and temperature")
         rho, beta = _rho_beta(p, q, len(alive))
         for k in alive:
             x = int(block.tokens[k, depth])
-            if k != alive[0]:
-                singles.append((k, depth))
-            if abs(_single(block, k, depth) - p[x]) > ALIKE:
-                raise CallerError(f"p[{k}][{depth}][{x}]: expected {p[x]}, as of draft {alive[0]}, got "
-                                  f"{_single(block, k, depth)}; kseq needs drafts of one model and temperature")
-            if _test(key, block.position + depth, depth, k) * rho * p[x] <= q[x]:
+            if _test(key, block.position + depth, depth, k) * rho * _single(block, k, depth) <= q[x]:
                 return x
         share = (1 - (1 - beta) ** len(alive)) / beta if beta > 0 else 0.0
         return _draw(key, block.position + depth, _left(q, share * np.minimum(p, q / rho)))
@@ -317,19 +319,20 @@ def block_verification(key: np.uint64, block: Block) -> Verified:
     (rho_i q - p)+, or from q after all L. From the end on, so that rows of p are read only down to the one needed.
     """
     _check_single("block-verification", block)
+    q = [_target_row(block, 0, depth) for depth in range(block.length + 1)]
     rho = [1.0]
-    for depth in range(block.length):
-        ratio = float(_target_row(block, 0, depth)[block.tokens[0, depth]]) / _single(block, 0, depth)
-        rho.append(min(1.0, rho[-1] * ratio))
+    for depth, x in enumerate(block.tokens[0].tolist()):
+        rho.append(min(1.0, rho[-1] * float(q[depth][x]) / _single(block, 0, depth)))
     rows: list[tuple[int, int]] = []
-    kept, target = block.length, _target_row(block, 0, block.length)
-    if block.length and _test(key, block.position + kept - 1, kept - 1, 0) > rho[kept]:
-        for kept in reversed(range(block.length)):
+    target, h = q[-1], rho[-1]
+    for kept in reversed(range(block.length + 1)):
+        if kept < block.length:
             rows.append((0, kept))
-            p, scaled = _row(block, 0, kept), rho[kept] * _target_row(block, 0, kept)
-            target, z = _left(scaled, p), float(np.maximum(scaled - p, 0.0).sum())
-            if kept == 0 or _test(key, block.position + kept - 1, kept - 1, 0) * (z + 1 - rho[kept]) <= z:
-                break
+            scaled, p = rho[kept] * q[kept], _row(block, 0, kept)
+            z = float(np.maximum(scaled - p, 0.0).sum())
+            target, h = _left(scaled, p), z / (z + (1 - rho[kept])) if z > 0 else 0.0
+        if kept == 0 or _test(key, block.position + kept - 1, kept - 1, 0) <= h:
+            break
     tokens = [*block.tokens[0, :kept].tolist(), _draw(key, block.position + kept, target)]
     return Verified(tokens, [[0]] * len(tokens), [(0, depth) for depth in range(block.length)], rows)
 
