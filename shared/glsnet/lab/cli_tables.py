@@ -11,7 +11,7 @@ from rich.table import Table
 from glsnet.lab import results
 from glsnet.lab.cli_sweep import Engine, EngineOption, SchedulerOption, WorkersOption, sweep
 from glsnet.lab.report import table_of
-from glsnet.lab.summary import Measured, Record, Row, beside_published, decibels, summarise
+from glsnet.lab.summary import Record, Row, beside_published, decibels, summarise
 
 tables_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown",
                          help="Compute and print a table of the Gaussian source.")
@@ -39,8 +39,9 @@ def gaussian(
     console = Console()
     console.print(beside_published_table(rows))
     worst = max((abs(each.deviations) for each in beside_published(rows)), default=0.0)
-    console.print(f"Largest difference from a published cell: {worst:.1f} combined standard errors. {_trials(records)}",
-                  style="dim")
+    console.print(f"L: L_max. s.e.: ours less the published, in combined standard errors, at most {worst:.1f}. base: "
+                  "mean dB of the baseline. match, bound: of the match rate. each: MSE of each decoder by itself. "
+                  f"{_trials(records)}", style="dim")
 
 
 @tables_app.command()
@@ -70,31 +71,29 @@ OWN = ("gls", "posterior-mean", "nested", "trellis")
 
 def beside_published_table(rows: Sequence[Row]) -> Table:
     """A line for each published cell among the rows."""
-    table = table_of(
-        "the Gaussian source; distortion in dB, best of K decoders unless said otherwise", *((name, ">") for name in (
-            "K", "L_max", "sigma2", "published", "mean dB", "differs, s.e.", "baseline", "match", "bound", "MSE",
-            "own MSE", "own mean dB",
-        ))
-    )
+    table = table_of("mean dB of the best of K decoders, as published, and MSE (dB) of the best and of each",
+                     *((name, ">") for name in ("K", "L", "sigma2", "publ.", "ours", "s.e.", "base", "match", "bound",
+                                                "MSE", "each")))
+    table.padding = (0, 0, 0, 1)  # fits 80 columns
     baseline = {(row.decoders, row.l_max): row for row in rows if row.scheme == "baseline"}
     for each in beside_published(rows):
-        row = each.row
-        rival = baseline.get((row.decoders, row.l_max))
+        row, rival = each.row, baseline.get((each.row.decoders, each.row.l_max))
         table.add_row(
-            str(row.decoders), str(row.l_max), f"{row.parameter_value:g}", _both(each.published.mean_db),
-            _both(row.mean_db), f"{each.deviations:+.1f}", "" if rival is None else f"{rival.mean_db.value:.2f}",
-            f"{row.match_rate.value:.3f}", "" if row.match_bound is None else f"{row.match_bound:.3f}",
-            f"{row.mse.decibels.value:.2f}",
-            f"{row.decoder_mse.decibels.value:.2f}", f"{row.decoder_mean_db:.2f}",
+            str(row.decoders), str(row.l_max), f"{row.parameter_value:g}", f"{each.published.mean_db.value:.2f}",
+            f"{row.mean_db.value:.2f}", f"{each.deviations:+.1f}",
+            "" if rival is None else f"{rival.mean_db.value:.2f}", f"{row.match_rate.value:.3f}",
+            "" if row.match_bound is None else f"{row.match_bound:.3f}", f"{row.mse.decibels.value:.2f}",
+            f"{row.decoder_mse.decibels.value:.2f}",
         )
     return table
 
 
 def rivals_table(rows: Sequence[Row], title: str, schemes: Sequence[str], best: bool) -> Table:
     """A line for each K and L_max: side information alone, every scheme, the limit; the least is bold."""
-    limit = "list converse" if best else "Wyner-Ziv"
-    table = table_of(title, ("K", ">"), ("L_max", ">"), ("no message", ">"), *((scheme, ">") for scheme in schemes),
-                     (limit, ">"))
+    limit = "list\nconverse" if best else "Wyner-\nZiv"
+    table = table_of(title, ("K", ">"), ("L", ">"), ("no\nmessage", ">"),
+                     *((scheme.replace("-", "-\n"), ">") for scheme in schemes), (limit, ">"))
+    table.padding = (0, 0, 0, 1)
     for k, l_max in sorted({(row.decoders, row.l_max) for row in rows}):
         of = {row.scheme: row for row in rows if (row.decoders, row.l_max) == (k, l_max)}
         one = next(iter(of.values()))
@@ -109,12 +108,8 @@ def rivals_table(rows: Sequence[Row], title: str, schemes: Sequence[str], best: 
     return table
 
 
-def _both(measured: Measured) -> str:
-    return f"{measured.value:.3f} ± {measured.error:.3f}"
-
-
 def _trials(records: Sequence[Record]) -> str:
-    """How many trials there were, of searches and runs, and how long they took."""
+    """How many samples were measured, and how long they took."""
     seconds = sum(record["timing"]["seconds"] for record in records)
     measured = sum(record["result"]["samples"] for record in records)
-    return f"{measured:,} samples measured, {seconds / 60:.1f} minutes of one core in all, searches included."
+    return f"{measured:,} samples measured, {seconds / 60:.1f} minutes of one process in all, searches included."
