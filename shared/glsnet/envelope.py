@@ -25,6 +25,7 @@ from glsnet.race import EDGES, MAX_DEPTH, FloatArray, IntArray, edge, mark_in
 from glsnet.randomness import exp, kernel, log, normal_cdf, philox, uniform
 
 _REACH = 5.0  # standard deviations of the centre looked at to each side; 6e-7 of its mass is beyond
+_FARTHEST = 8.0  # centres looked at: hardly an arrival is farther out, and none that a tree can tell apart
 _LIMIT = 8.0  # of E at first; a cell has it larger once in 3,000
 
 
@@ -63,18 +64,22 @@ def posterior_means(key: np.uint64, first_round: int, streams: int, messages: in
         deviation: of the centre, above 0, in the same units.
         received: shape [R], each round's message.
         stream: the stream that the winner is supposed to be on; -1 for any.
-        out: shape [R], filled; where no centre in reach would have been coded so, the mean.
+        out: shape [R], filled; where no centre in reach would have been coded so, the mean itself.
     """
     for i in range(out.size):
-        tree, start = cells(key, first_round + i, streams, messages, precision, means[i] - _REACH * deviation,
-                            means[i] + _REACH * deviation, EDGES)
+        low, high = max(means[i] - _REACH * deviation, -_FARTHEST), min(means[i] + _REACH * deviation, _FARTHEST)
+        out[i] = means[i]
+        if low >= high:
+            continue
+        tree, start = cells(key, first_round + i, streams, messages, precision, low, high, EDGES)
         mass = moment = 0.0
         for cell in range(tree.size):
             if tree[cell] % messages == received[i] and stream in (-1, tree[cell] // messages):
                 left, right = (start[cell] - means[i]) / deviation, (start[cell + 1] - means[i]) / deviation
                 mass += normal_mass(left, right)
                 moment += normal_density(left) - normal_density(right)
-        out[i] = means[i] + (deviation * moment / mass if mass > 0.0 else 0.0)
+        if mass > 0.0:
+            out[i] += deviation * moment / mass
 
 
 @kernel
