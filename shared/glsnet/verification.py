@@ -298,8 +298,8 @@ def kseq(key: np.uint64, block: Block) -> Verified:
             singles.append((k, depth))
             x, single = int(block.tokens[k, depth]), _single(block, k, depth)
             if abs(single - p[x]) > ALIKE:
-                raise CallerError(f"p[{k}][{depth}][{x}]: expected {float(p[x])!r}, as of draft {first}, got {single!r}; "
-                                  "kseq needs drafts of one model and temperature")
+                raise CallerError(f"p[{k}][{depth}][{x}]: expected {float(p[x])!r}, as of draft {first}, got "
+                                  f"{single!r}; kseq needs drafts of one model and temperature")
         rho, beta = _rho_beta(p, q, len(alive))
         for k in alive:
             x = int(block.tokens[k, depth])
