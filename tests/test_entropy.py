@@ -82,7 +82,7 @@ def joined(party: EncoderSession, packing: str | None = None) -> DecoderSession:
 @pytest.mark.parametrize("decoders", [1, 2])
 def test_what_is_sent_is_what_the_frequencies_say_and_less_than_a_fixed_width(decoders: int) -> None:
     of = code("gls", decoders, 64, 0.001, "entropy")
-    a, _ = samples(500, 1, 3)
+    a, _ = samples(400, 1, 3)
     messages, _ = codes.encode(of, KEY, 0, a)
     packed = codes.pack(of, KEY, 0, messages)
     used = entropy.frequencies(codes.message_probabilities(of, KEY, 0, a.size))[np.arange(a.size), messages]
@@ -121,7 +121,7 @@ def decoded_or_refused(packed: bytes) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), max_size=5), st.integers(0, 40),
        st.binary(max_size=12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_damaged_frame_is_refused_or_other_messages(edits: list[tuple[int, int]], cut: int, more: bytes) -> None:
     packed = bytearray(frame_and_its_messages()[0].packed)
     for at, flip in edits:
@@ -130,7 +130,7 @@ def test_a_damaged_frame_is_refused_or_other_messages(edits: list[tuple[int, int
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_bytes_are_refused_or_messages(packed: bytes) -> None:
     decoded_or_refused(packed)
 

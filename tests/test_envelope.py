@@ -48,16 +48,16 @@ def test_cells_of_a_part_of_the_line_are_those_of_the_whole() -> None:
         assert their_edges[1:-1] == pytest.approx(edges[first + 1 : last + 1], abs=1e-9)
 
 
-@pytest.mark.parametrize("first_round", [0, 2**32 - 20])
+@pytest.mark.parametrize("first_round", [0, 2**32 - 6])
 @pytest.mark.parametrize(("sigma2", "streams", "l_max"), [
     (0.03, 1, 2), (0.003, 4, 64), (1e-6, 1, 2), (1.0, 2, 1), (1e6, 4, 8), (1e300, 1, 8),
 ])
 def test_chances_of_messages_sum_to_1(sigma2: float, streams: int, l_max: int, first_round: int) -> None:
-    chances = gaussian.message_probabilities(sigma2, KEY, first_round, 20, streams, l_max)
-    assert chances.shape == (20, l_max)
+    chances = gaussian.message_probabilities(sigma2, KEY, first_round, 6, streams, l_max)
+    assert chances.shape == (6, l_max)
     assert chances.min() >= 0
     assert chances.sum(axis=1) == pytest.approx(1, abs=1e-12)
-    assert (gaussian.message_probabilities(sigma2, KEY, first_round + 7, 2, streams, l_max) == chances[7:9]).all()
+    assert (gaussian.message_probabilities(sigma2, KEY, first_round + 3, 2, streams, l_max) == chances[3:5]).all()
 
 
 @pytest.mark.parametrize(("sigma2", "streams", "l_max"), [(0.03, 1, 2), (0.01, 4, 8), (0.3, 2, 64)])
@@ -132,7 +132,7 @@ def test_a_message_that_nothing_in_reach_is_coded_as_leaves_the_mean() -> None:
 @pytest.mark.parametrize("l_max", [2, 8, 64])
 def test_a_posterior_mean_beats_the_published_estimate_and_side_information_alone(sigma2: float, decoders: int,
                                                                                   l_max: int) -> None:
-    a, t = samples(6000 if l_max == 2 else 2000, decoders, 1)
+    a, t = samples(5000 if (l_max, sigma2) == (2, 0.003) else 1500, decoders, 1)
     t = t[:, :1]  # decoder 0 of so many
     posterior = estimates(code("posterior-mean", decoders, l_max, sigma2), a, t)[0]
     published = estimates(code("gls", decoders, l_max, sigma2), a, t)[0]
