@@ -151,3 +151,12 @@ def test_a_decoder_that_supposes_the_winner_on_its_stream_does_better_for_the_be
     published, supposing = (((estimates(code(scheme, 2, 8, 0.01), a, t) - a) ** 2).min(axis=0)
                             for scheme in ("gls", "posterior-list"))
     assert_mean_above(published - supposing, 0.0)
+
+
+@pytest.mark.parametrize("sigma2", [1.0, 0.03, 1e-6])
+@pytest.mark.parametrize("residual", [1.0, RESIDUAL, 1e-9])
+def test_posterior_means_far_out_end(sigma2: float, residual: float) -> None:
+    mean = np.array([7.0, -7.5, 7.9, 8.0, -8.5, 10.0, -12.0, 40.0, 1e6])
+    estimate = gaussian.posterior_mean(mean, residual, sigma2, KEY, 0, 2, 4, np.zeros(9, np.int64), -1)
+    assert np.isfinite(estimate).all()
+    assert (np.abs(estimate - mean) <= 5 * residual**0.5).all()  # within reach
