@@ -227,7 +227,7 @@ def gls_strong(key: np.uint64, block: Block) -> Verified:
 
 def daliri(key: np.uint64, block: Block) -> Verified:
     """Gumbel coupling with one drafter: GLS with K = 1 (DMS, drafter-invariant speculative decoding)."""
-    _check_single("daliri", block)
+    _check_one_draft("daliri", block)
     return gls_strong(key, block)
 
 
@@ -249,7 +249,7 @@ def none(key: np.uint64, block: Block) -> Verified:
 
 def leviathan(key: np.uint64, block: Block) -> Verified:
     """Accept x with probability min(1, q(x) / p(x)), else draw from (q - p)+ (LKM 2023): K = 1."""
-    _check_single("leviathan", block)
+    _check_one_draft("leviathan", block)
     return specinfer(key, block)
 
 
@@ -318,7 +318,7 @@ def block_verification(key: np.uint64, block: Block) -> Verified:
     the largest i with u_i <= h_i, where h_L = rho_L, h_i = Z_i / (Z_i + 1 - rho_i), and h_0 = 1; then draw from
     (rho_i q - p)+, or from q after all L. From the end on, so that rows of p are read only down to the one needed.
     """
-    _check_single("block-verification", block)
+    _check_one_draft("block-verification", block)
     q = [_target_row(block, 0, depth) for depth in range(block.length + 1)]
     rho = [1.0]
     for depth, x in enumerate(block.tokens[0].tolist()):
@@ -430,7 +430,7 @@ def _check_shape(name: str, rows: Rows, drafts: int, length: int) -> None:
         raise CallerError(f"{name}: expected shape [{drafts}, {length}, V], got {found}")
 
 
-def _check_single(scheme: str, block: Block) -> None:
+def _check_one_draft(scheme: str, block: Block) -> None:
     if block.all_streams != 1:
         raise CallerError(f"drafts: expected 1 for scheme {scheme}, got {block.all_streams}")
 
