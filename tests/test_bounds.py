@@ -212,3 +212,13 @@ def test_limits_of_squared_error_take_at_least_one_message() -> None:
             wyner_ziv(0.5, l_max)
         with pytest.raises(CallerError, match="l_max: expected"):
             list_converse([0.5], l_max)
+
+
+@pytest.mark.parametrize("residual", [-1.0, 2.0, math.nan])
+def test_residual_variances_out_of_range_are_refused(residual: float) -> None:
+    with pytest.raises(CallerError, match=r"residual_variances\[0\]"):
+        wyner_ziv(residual, 8)
+    with pytest.raises(CallerError, match=r"residual_variances\[0\]"):
+        list_converse([residual], 8)
+    with pytest.raises(CallerError, match="one number per decoder"):
+        list_converse([], 8)

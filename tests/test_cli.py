@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_used_is_one_clear_error(tmp_path: Path, text: str
     (("--set", "decoder=4"), "decoder: no such setting; the keys are scheme, decoders"),
     (("--set", "decoders=0"), "decoders: expected greater than or equal to 1, got '0'"),
     (("--set", "sigma2=small"), "sigma2: expected"),
-    (("--set", "scheme=best"), "scheme: expected 'gls' or 'baseline', got 'best'"),
+    (("--set", "scheme=best"), "scheme: expected 'gls', 'baseline'"),
     (("--set", "samples"), "expected key=value, got 'samples'"),
     (("--encoder", "127.0.0.1:1"), "expected one encoder and 4 decoders (K), got one and 0"),
     (("--encoder", "h:1", "--decoder", "h", "--set", "decoders=1"), "expected HOST:PORT, got 'h'"),
@@ -262,7 +262,7 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path, signum
 
 def test_the_table_says_what_is_what() -> None:
     done = glsnet("run", "gaussian", "--set", "samples=5000", "--set", "decoders=1", "--set", "transport=direct")
-    for text in ("match rate", "coding bound", "MSE (dB)", "mean dB", "side information alone", "packed", "protobuf",
+    for text in ("match rate", "coding bound", "MSE (dB)", "mean dB", "side information", "packed", "protobuf",
                  "samples/s"):
         assert text in done.stdout
 

@@ -173,7 +173,7 @@ def test_samples_that_cannot_be_coded_leave_the_session_as_it_was() -> None:
     (("gls", 0, 8), "decoders"), (("gls", 65537, 8), "decoders"), (("gls", 1, 0), "l_max"),
     (("gls", 1, 65537), "l_max"), (("other", 1, 8), "scheme"), (("gls", 1, 8, -0.1), "sigma2"),
     (("gls", 1, 8, None), "sigma2"), (("gls", 1, 8, math.nan), "sigma2"), (("gls", 1, 8, 0.1, 0.1), "step"),
-    (("nested", 1, 8, None, 0.0), "step"), (("nested", 1, 8, 0.1, 0.1), "sigma2"),
+    (("nested", 1, 8, None, 0.0), "step"), (("nested", 1, 8, None, 1e4), "step: expected 1e-09 to 1000"), (("nested", 1, 8, 0.1, 0.1), "sigma2"),
     (("trellis", 1, 3, None, 0.1), "l_max: expected an even number"), (("gls", 1, 8, 0.1, None, "zip"), "packing"),
     (("nested", 1, 8, None, 0.1, "entropy"), "packing"), (("gls", 1, 8192, 0.1, None, "entropy"), "packing"),
     (("posterior-mean", 1, 8, 1e-9), "sigma2: expected at least 1e-06"),

@@ -55,8 +55,8 @@ def test_frequencies_are_whole_at_least_1_and_sum_to_2_to_the_16(kind: str, mess
 def test_any_messages_come_back_even_those_thought_impossible(kind: str, messages: int) -> None:
     chances = np.tile(spread(kind, messages), (10, 1))
     coded = np.random.default_rng(2).integers(0, messages, len(chances))
-    packed = entropy.encode(coded, chances)
-    assert (entropy.decode(packed, chances) == coded).all()
+    packed = entropy.encode(coded, [chances[:7], chances[7:]])
+    assert (entropy.decode(packed, [chances[:7], chances[7:]]) == coded).all()
 
 
 @given(st.integers(2, 70).flatmap(lambda messages: st.lists(
@@ -69,7 +69,7 @@ def test_any_messages_of_any_chances_come_back(rounds: list[tuple[int, list[floa
     chances /= chances.sum(axis=1, keepdims=True)
     frequencies = entropy.frequencies(chances)
     assert frequencies.min() >= 1 and (frequencies.sum(axis=1) == TOTAL).all()
-    assert (entropy.decode(entropy.encode(messages, chances), chances) == messages).all()
+    assert (entropy.decode(entropy.encode(messages, [chances]), [chances]) == messages).all()
 
 
 def joined(party: EncoderSession, packing: str | None = None) -> DecoderSession:
@@ -156,3 +156,11 @@ def test_the_packing_is_a_term_that_a_decoder_may_insist_on(packing: str, other:
     with pytest.raises(TermsError, match="packing"):
         joined(party, other)
     assert joined(party, packing).stream == 0
+
+
+def test_bytes_that_go_on_or_break_off_are_refused() -> None:
+    chances = np.tile(spread("uneven", 64), (10, 1))
+    packed = entropy.encode(np.random.default_rng(2).integers(0, 64, len(chances)), [chances])
+    for wrong in (packed + bytes(4), packed + bytes(400), packed[:-4], b"", packed[:-1]):
+        with pytest.raises(FrameError, match="packed indices: expected"):
+            entropy.decode(wrong, [chances])

@@ -98,7 +98,8 @@ def test_only_what_a_scenario_says_is_digested(tmp_path: Path) -> None:
     ("search = { samples = 100, minimise = 'mse' }", "search: expected a list of values of just one parameter"),
     ("search = { sigma2 = [1], step = [1], samples = 100, minimise = 'mse' }", "just one parameter, sigma2 or step"),
     ("search = { sigma2 = [1], minimise = 'mse' }", "mine.toml: search.samples: expected it, got none"),
-    ("search = { sigma2 = [1], samples = 100, minimise = 'bits' }", "search.minimise: expected 'mean_db' or 'mse'"),
+    ("search = { sigma2 = [1], samples = 100, minimise = 'bits' }",
+     "search.minimise: expected 'mean_db', 'mse' or 'decoder_mse'"),
     ("search = { sigma2 = [1, 'x'], samples = 100, minimise = 'mse' }", "search.sigma2[1]: expected a valid number"),
     ("[[runs]]\nsearch = { sigma2 = [1, 0], samples = 9, minimise = 'mse' }",
      "mine.toml: runs[0].search.sigma2: expected greater than or equal to 0.000000000001, got 0"),
@@ -134,7 +135,7 @@ def test_a_scenario_needs_a_title_and_a_source(tmp_path: Path) -> None:
 def test_a_scenario_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(CallerError, match=r"nowhere\.toml: expected a scenario that can be read, got: No such file"):
         scenarios.load(str(tmp_path / "nowhere.toml"))
-    with pytest.raises(CallerError, match=r"or one of demo, smoke, table10; got 'table11'"):
+    with pytest.raises(CallerError, match=r"or one of demo, rivals, smoke, table10; got 'table11'"):
         scenarios.load("table11")
     (tmp_path / "latin.toml").write_bytes(b"title = '\xe9'")
     with pytest.raises(CallerError, match=r"latin\.toml: expected UTF-8 text, got byte 0xe9"):

@@ -270,18 +270,7 @@ def coding_bound(residual_variances: Sequence[float] | FloatArray, sigma2: float
     Raises:
         CallerError: an argument is outside its range above, or there is no decoder.
     """
-    nu = np.asarray(residual_variances, dtype=np.float64)
-    if nu.ndim != 1 or nu.size == 0:
-        raise CallerError(
-            f"residual_variances: expected one number per decoder, shape [K] with K >= 1, got shape {list(nu.shape)}; "
-            "give the list of nu_k"
-        )
-    bad = ~((nu >= 0) & (nu <= 1 + SUM_TOLERANCE))
-    if bad.any():
-        raise CallerError(
-            f"residual_variances[{int(bad.argmax())}]: expected a number from 0 to 1, got {float(nu[bad][0])!r}; "
-            "divide the residual variance by Var A"
-        )
+    nu = _residuals(residual_variances)
     if not (math.isfinite(sigma2) and sigma2 > 0):
         raise CallerError(f"sigma2: expected a finite number above 0, got {sigma2!r}; give the variance of W given A")
     _check_count("l_max", l_max)
@@ -301,9 +290,12 @@ def wyner_ziv(residual_variance: float, l_max: int) -> float:
     Args:
         residual_variance: Var(A | T), in [0, 1] (a share of Var A).
         l_max: the number of messages, at least 1.
+
+    Raises:
+        CallerError: an argument is outside its range.
     """
     _check_count("l_max", l_max)
-    return residual_variance / l_max**2
+    return float(_residuals([residual_variance])[0]) / l_max**2
 
 
 def list_converse(residual_variances: Sequence[float] | FloatArray, l_max: int) -> float:
@@ -315,9 +307,12 @@ def list_converse(residual_variances: Sequence[float] | FloatArray, l_max: int) 
     Args:
         residual_variances: shape [K], nu_k = Var(A | T_k), each in [0, 1].
         l_max: the number of messages, at least 1.
+
+    Raises:
+        CallerError: an argument is outside its range, or there is no decoder.
     """
     _check_count("l_max", l_max)
-    nu = np.asarray(residual_variances, dtype=np.float64)
+    nu = _residuals(residual_variances)
     with np.errstate(divide="ignore"):
         together = 1.0 / (1.0 + float((1.0 / nu - 1.0).sum()))
     return together / (nu.size * l_max) ** 2
@@ -335,6 +330,23 @@ def total_variation(p: ArrayLike, q: ArrayLike) -> float:
     """
     p, q = _distributions(p, q)
     return float(0.5 * np.abs(p - q).sum())
+
+
+def _residuals(residual_variances: Sequence[float] | FloatArray) -> FloatArray:
+    """nu_k as an array, shape [K]; raises CallerError if one is outside [0, 1], or there is none."""
+    nu = np.asarray(residual_variances, dtype=np.float64)
+    if nu.ndim != 1 or nu.size == 0:
+        raise CallerError(
+            f"residual_variances: expected one number per decoder, shape [K] with K >= 1, got shape {list(nu.shape)}; "
+            "give the list of nu_k"
+        )
+    bad = ~((nu >= 0) & (nu <= 1 + SUM_TOLERANCE))
+    if bad.any():
+        raise CallerError(
+            f"residual_variances[{int(bad.argmax())}]: expected a number from 0 to 1, got {float(nu[bad][0])!r}; "
+            "divide the residual variance by Var A"
+        )
+    return nu
 
 
 def _distributions(p: ArrayLike, q: ArrayLike) -> tuple[FloatArray, FloatArray]:

@@ -15,6 +15,7 @@ message is one of L_max values, and a decoder uses its own t, the messages and t
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ RACES = ("gls", "baseline", "posterior-mean", "posterior-list")
 QUANTISERS = ("nested", "trellis", "split", "split-trellis")
 SCHEMES = RACES + QUANTISERS
 DEFAULT_SIGMA2 = 0.001
+LEAST_STEP, MOST_STEP = 1e-9, 1e3
 PACKINGS = ("fixed", "entropy")
 LEAST_SIGMA2 = 1e-6  # where all cells of a round are looked at: there are some 10,000 of them then
 
@@ -70,13 +72,15 @@ class Code:
         given, other = ("sigma2", "step") if self.scheme in RACES else ("step", "sigma2")
         if not (isinstance(value := getattr(self, given), float) and math.isfinite(value) and value > 0):
             raise CallerError(f"{given}: expected a finite number above 0 for scheme {self.scheme}, got {value!r}")
+        if self.step is not None and not LEAST_STEP <= self.step <= MOST_STEP:
+            raise CallerError(f"step: expected {LEAST_STEP:g} to {MOST_STEP:g}, got {self.step!r}")
         if getattr(self, other) is not None:
             raise CallerError(f"{other}: expected none for scheme {self.scheme}, got {getattr(self, other)!r}")
 
         if self.packing not in PACKINGS or (self.packing == "entropy" and (
-                self.scheme not in RACES or self.l_max > entropy.MAX_MESSAGES)):
-            raise CallerError(f"packing: expected fixed, or entropy for {', '.join(RACES)} with l_max up to "
-                              f"{entropy.MAX_MESSAGES}, got {self.packing!r} for {self.scheme}")
+                self.scheme not in RACES or not 2 <= self.l_max <= entropy.MAX_MESSAGES)):
+            raise CallerError(f"packing: expected fixed, or entropy for {', '.join(RACES)} with l_max from 2 to "
+                              f"{entropy.MAX_MESSAGES}, got {self.packing!r} for {self.scheme} with {self.l_max}")
 
     @property
     def streams(self) -> int:
@@ -146,7 +150,7 @@ def pack(code: Code, key: np.uint64, first_round: int, messages: IntArray) -> by
     """The bytes of messages, shape [R]."""
     if code.packing == "fixed":
         return bits.pack(messages, bits.width_of(code.l_max))
-    return entropy.encode(messages, message_probabilities(code, key, first_round, messages.size))
+    return entropy.encode(messages, _chances(code, key, first_round, messages.size))
 
 
 def unpack(code: Code, key: np.uint64, first_round: int, count: int, packed: bytes) -> IntArray:
@@ -156,13 +160,20 @@ def unpack(code: Code, key: np.uint64, first_round: int, count: int, packed: byt
         FrameError: the bytes are not those of as many messages, or a message is none.
     """
     if code.packing == "entropy":
-        return entropy.decode(packed, message_probabilities(code, key, first_round, count))
+        return entropy.decode(packed, _chances(code, key, first_round, count))
     messages = bits.unpack(packed, count, bits.width_of(code.l_max))
     if messages.max() >= code.l_max:
         at = int(messages.argmax())
         raise FrameError(f"index of round {first_round + at}: expected 0 to {code.l_max - 1} (l_max {code.l_max}), got "
                          f"{messages[at]}")
     return messages
+
+
+def _chances(code: Code, key: np.uint64, first_round: int, rounds: int) -> Iterator[FloatArray]:
+    """Pr[message | shared randomness], some rounds at a time, so that no frame takes much memory."""
+    few = max(1, (1 << 20) // code.l_max)
+    for start in range(0, rounds, few):
+        yield message_probabilities(code, key, first_round + start, min(few, rounds - start))
 
 
 def message_probabilities(code: Code, key: np.uint64, first_round: int, rounds: int) -> FloatArray:

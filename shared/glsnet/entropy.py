@@ -4,6 +4,7 @@ Both parties know Pr[message | shared randomness] of every round (`envelope`), s
 bits on each. Frequencies are whole multiples of 2^-16, made by portable arithmetic: the decoder's are the encoder's.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,18 @@ MAX_MESSAGES = 1 << 12  # with 2^-16 at least for each, little is lost to the un
 _TOTAL = 1 << 16
 
 
-def encode(messages: IntArray, probabilities: FloatArray) -> bytes:
-    """The bytes of messages, shape [R], of which `probabilities`, shape [R, L_max], are the chances."""
-    coder = _constriction().queue.RangeEncoder()
-    coder.encode(messages.astype(np.int32), _model(), frequencies(probabilities) / np.float32(_TOTAL))
-    compressed: NDArray[np.uint32] = coder.get_compressed()
-    return compressed.astype("<u4").tobytes()
+def encode(messages: IntArray, chances: Iterable[FloatArray]) -> bytes:
+    """The bytes of messages, shape [R].
+
+    Args:
+        messages: shape [R].
+        chances: of each message, shape [some of the rounds, L_max] each, together for R rounds.
+    """
+    return _encode(messages, map(frequencies, chances))
 
 
-def decode(packed: bytes, probabilities: FloatArray) -> IntArray:
-    """The messages, shape [R], that `encode` was given with the same probabilities.
+def decode(packed: bytes, chances: Iterable[FloatArray]) -> IntArray:
+    """The messages, shape [R], that `encode` was given with the same chances.
 
     Raises:
         FrameError: the bytes are none that it makes.
@@ -33,11 +36,24 @@ def decode(packed: bytes, probabilities: FloatArray) -> IntArray:
     if len(packed) % 4:
         raise FrameError(f"packed indices: expected whole words of 4 bytes, got {len(packed)} bytes")
     coder = _constriction().queue.RangeDecoder(np.frombuffer(packed, "<u4").astype(np.uint32))
+    known = [frequencies(some) for some in chances]
     try:
-        decoded = coder.decode(_model(), frequencies(probabilities) / np.float32(_TOTAL))
+        messages = np.concatenate([coder.decode(_model(), some / np.float32(_TOTAL)) for some in known], dtype=np.int64)
     except AssertionError as error:
         raise FrameError(f"packed indices: expected entropy-coded messages, got other bytes: {error}") from error
-    return np.asarray(decoded, dtype=np.int64)
+    if _encode(messages, known) != packed:
+        raise FrameError(f"packed indices: expected just the bytes of {messages.size} entropy-coded messages, got "
+                         f"{len(packed)} bytes that go on, or break off")
+    return messages
+
+
+def _encode(messages: IntArray, known: Iterable[NDArray[np.float32]]) -> bytes:
+    coder, start = _constriction().queue.RangeEncoder(), 0
+    for some in known:
+        coder.encode(messages[start : start + len(some)].astype(np.int32), _model(), some / np.float32(_TOTAL))
+        start += len(some)
+    compressed: NDArray[np.uint32] = coder.get_compressed()
+    return compressed.astype("<u4").tobytes()
 
 
 def frequencies(probabilities: FloatArray) -> NDArray[np.float32]:

@@ -75,7 +75,9 @@ def posterior_means(key: np.uint64, first_round: int, streams: int, messages: in
         mass = moment = 0.0
         for cell in range(tree.size):
             if tree[cell] % messages == received[i] and stream in (-1, tree[cell] // messages):
-                left, right = (start[cell] - means[i]) / deviation, (start[cell + 1] - means[i]) / deviation
+                # What is beyond goes to the outermost cells.
+                left = (start[cell] - means[i]) / deviation if cell > 0 else -np.inf
+                right = (start[cell + 1] - means[i]) / deviation if cell + 1 < tree.size else np.inf
                 mass += normal_mass(left, right)
                 moment += normal_density(left) - normal_density(right)
         if mass > 0.0:
@@ -149,7 +151,7 @@ def _candidates(key: np.uint64, round_: int, streams: int, messages: int, precis
 
 @kernel
 def _latest_within(left: float, right: float, precision: float, low: float, high: float, base: float) -> float:
-    """The most that `_latest` is at marks from left to right: convex in range, less and less on both sides of it."""
+    """The most that `_latest` is at marks from left to right: at one of the ends, or of those of the range."""
     if left > high:
         return _latest(left, precision, low, high, base)
     if right < low:

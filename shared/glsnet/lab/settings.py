@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from glsnet.codes import DEFAULT_SIGMA2
+from glsnet.codes import DEFAULT_SIGMA2, LEAST_STEP, MOST_STEP
 from glsnet.errors import CallerError
 from glsnet.frames import MAX_COUNT
 from glsnet.randomness import MAX_BLOCKS
@@ -57,8 +57,8 @@ class GaussianRun(Run):
         "the source's"
     )
     step: float | None = Field(
-        None, gt=1e-9, le=1e3, description="of quantisers: width of a cell, or of a part of one, in standard "
-        "deviations of the source; default: tuned for K and l_max"
+        None, ge=LEAST_STEP, le=MOST_STEP, description="of quantisers: width of a cell, or of a part of one, in "
+        "standard deviations of the source; default: one that suits K and l_max"
     )
     packing: Literal["fixed", "entropy"] = Field(
         "fixed", description="fixed width, or entropy: messages of races coded with their chances given the seed"

@@ -26,6 +26,7 @@ from glsnet.randomness import kernel
 
 # Parity checks of the code with 64 states for one-dimensional signals, free squared distance 14 (Ungerboeck 1982).
 _H0, _H1, _STATES = 0o103, 0o024, 64
+_LEAST = 1e-30
 _REACH = 7.0  # standard deviations of A given T = t, looked at to each side
 
 
@@ -112,12 +113,13 @@ def _decode_trellis(mean: FloatArray, deviation: float, messages: IntArray, step
         for pair in range(4):
             mass[i, pair], moment[i, pair] = _coset(mean[i], deviation, step, parts, part,
                                                     messages[i] % low + low * pair, 4 * low)
-            mass[i, pair] += 1e-300  # a sample out of reach leaves every sequence possible
+            # So much for what the model leaves out: a sample out of reach leaves every sequence possible.
+            mass[i, pair], moment[i, pair] = mass[i, pair] + _LEAST, moment[i, pair] + _LEAST * mean[i]
         for state in range(_STATES):
             c0 = (state ^ syndrome) & 1
             for c1 in range(2):
                 before[i + 1, (state ^ (_H0 * c0) ^ (_H1 * c1)) >> 1] += before[i, state] * mass[i, c0 + 2 * c1]
-        before[i + 1] /= before[i + 1].sum()
+        _normalise(before[i + 1])
     after, weight = np.ones(_STATES), np.empty(4)
     for i in range(mean.size - 1, -1, -1):
         syndrome, earlier = messages[i] // low, np.zeros(_STATES)
@@ -128,10 +130,21 @@ def _decode_trellis(mean: FloatArray, deviation: float, messages: IntArray, step
                 following = after[(state ^ (_H0 * c0) ^ (_H1 * c1)) >> 1]
                 earlier[state] += following * mass[i, c0 + 2 * c1]
                 weight[c0 + 2 * c1] += before[i, state] * following
-        after = earlier / earlier.sum()
-        estimate[i] = (weight * moment[i]).sum() / (weight * mass[i]).sum()
+        _normalise(earlier)
+        after, total = earlier, (weight * mass[i]).sum()
+        estimate[i] = (weight * moment[i]).sum() / total if total > 0.0 else mean[i]
         pair = int(np.argmax(weight * mass[i]))
         cell[i] = _nearest(mean[i], step, parts, part, messages[i] % low + low * pair, 4 * low)
+
+
+@kernel
+def _normalise(chances: FloatArray) -> None:
+    """Make them sum to 1; where messages fit no sequence, all alike."""
+    total = chances.sum()
+    if total > 0.0:
+        chances /= total
+    else:
+        chances[:] = 1.0 / chances.size
 
 
 @kernel
