@@ -93,7 +93,7 @@ def test_perfect_side_information_recovers_every_cell(scheme: str, decoders: int
 @pytest.mark.parametrize("scheme", ["nested", "trellis"])
 @pytest.mark.parametrize("decoders", [1, 2])
 @pytest.mark.parametrize("l_max", [2, 64])
-@pytest.mark.parametrize("step", [1e-12, 1e-7, 1e7, 1e12])
+@pytest.mark.parametrize("step", [1e-9, 1e-7, 100.0, 1e3])
 def test_steps_that_tell_nothing_leave_side_information_alone(scheme: str, decoders: int, l_max: int, step: float
                                                               ) -> None:
     a, t = samples(300, decoders, 4)
