@@ -5,15 +5,19 @@ and as often as possible some X(k) equals Y. What crosses the network is indices
 
 The parts, in the order in which data meets them:
 
-    sources       samples and side information: what a party knows, as weights over codewords, and reconstructions
+    sources       samples and side information: what a party knows, as weights or quantisers' cells, and estimates
     randomness    shared randomness: a pure function of key and counter, the same to the bit on every machine
     race          the one primitive: which arrival of a shared Poisson process a party takes
+    envelope      who wins a race as a function of its centre: all that shared randomness tells of a message
     coupling      each party's half of every coupling over a finite alphabet, with and without messages
+    codes         each party's half of every code for a Gaussian source
+    verification  each party's half of speculative decoding, without models
     bounds        what theory promises
-    bits, frames  indices to bits, frames to bytes
-    compression   the encoder's and the decoder's session: frames in, frames out, no I/O
+    bits, entropy, frames   indices to bytes, frames to bytes
+    joining       how every session begins
+    compression, conversation   the sessions: frames in, frames out, no I/O
     transport     sessions over gRPC: data plane, control plane, metering proxy, serving process
-    lab           Nature and the experimenter: settings, runs, results, the command line
+    lab           Nature and the experimenter: settings, runs, sweeps, results, reports, the command line
     errors        whose fault it was
     v1            generated from proto/, never edited
 
