@@ -76,7 +76,6 @@ class Code:
             raise CallerError(f"step: expected {LEAST_STEP:g} to {MOST_STEP:g}, got {self.step!r}")
         if getattr(self, other) is not None:
             raise CallerError(f"{other}: expected none for scheme {self.scheme}, got {getattr(self, other)!r}")
-
         if self.packing not in PACKINGS or (self.packing == "entropy" and (
                 self.scheme not in RACES or not 2 <= self.l_max <= entropy.MAX_MESSAGES)):
             raise CallerError(f"packing: expected fixed, or entropy for {', '.join(RACES)} with l_max from 2 to "

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 
 from glsnet import bounds
-from glsnet.codes import LEAST_SIGMA2, Code, message_probabilities
+from glsnet.codes import Code, message_probabilities
 from glsnet.compression import PURPOSE, Outcomes
-from glsnet.entropy import MAX_MESSAGES
 from glsnet.lab.nature import Nature
 from glsnet.lab.settings import GaussianRun
 from glsnet.race import FloatArray
 from glsnet.randomness import seed_from_integer, session_key
 
 _ENTROPY_ROUNDS = 200  # at most, for they differ little; and one for each 500 samples, so that it costs little
+_ENTROPY_TREES = 1 << 17  # streams x messages x rounds, at most
+_ENTROPY_SIGMA2 = 1e-4
 _LEAST_ERROR = 1e-300  # of an exact reconstruction, whose dB would be infinite
 
 
@@ -131,13 +132,14 @@ class Tally:
     def _message_entropy(self, seed: int) -> tuple[float | None, float | None]:
         """H(M | shared randomness) in bits, the mean over the first rounds, and its error; None for quantisers.
 
-        None, too, where it would take long: more messages than can be entropy-coded, or cells too fine.
+        None, too, where it would take long: cells too fine, or too many streams and messages.
         """
         code = self._code
-        if code.sigma2 is None or code.sigma2 < LEAST_SIGMA2 or code.l_max > MAX_MESSAGES:
+        rounds = min(2 + self.samples // 500, _ENTROPY_ROUNDS, _ENTROPY_TREES // (code.streams * code.l_max))
+        if code.sigma2 is None or code.sigma2 < _ENTROPY_SIGMA2 or rounds < 2:
             return None, None
         key = session_key(seed_from_integer(seed), PURPOSE)
-        chances = message_probabilities(code, key, 0, min(2 + self.samples // 500, _ENTROPY_ROUNDS))
+        chances = message_probabilities(code, key, 0, rounds)
         mean = Mean()
         mean.add(-(chances * np.log2(np.where(chances > 0, chances, 1.0))).sum(axis=1))
         return mean.value, mean.error
