@@ -216,27 +216,33 @@ def specinfer_match(p: ArrayLike, q: ArrayLike, k: int) -> float:
 
 
 def kseq_match(p: ArrayLike, q: ArrayLike, k: int) -> float:
-    """Pr[one of K independent drafts is accepted] by SpecTr's K-SEQ, exactly: 1 - (1 - beta(rho))^K.
-
-    beta(rho) = sum min(p, q / rho), and rho in [1, K] is the least with 1 - (1 - beta)^K <= rho beta, to 2^-60: below
-    it the residual would be negative.
+    """Pr[one of K independent drafts is accepted] by SpecTr's K-SEQ, exactly: 1 - (1 - beta)^K with `kseq_rho`'s beta.
 
     p, q: shape [N]; raises CallerError if either is no probability vector, or k is below 1.
     """
     p, q = _distributions(p, q)
     _check_count("k", k)
+    _, beta = kseq_rho(p, q, k)
+    return float(1 - (1 - beta) ** k)
 
-    def beta(rho: float) -> float:
-        return float(np.minimum(p, q / rho).sum())
 
+def kseq_rho(p: FloatArray, q: FloatArray, k: int) -> tuple[float, float]:
+    """K-SEQ's rho in [1, K], the least with 1 - (1 - beta)^K <= rho beta, to 2^-60, and beta = sum min(p, q / rho).
+
+    p, q: shape [N], probability vectors, which is not checked.
+    """
+    both = (p > 0) & (q > 0)
+    p, q = p[both], q[both]
     low, high = 1.0, float(k)
-    for _ in range(60):
+    beta = min(float(np.minimum(p, q / high).sum()), 1.0)
+    for _ in range(60 if k > 1 else 0):
         middle = 0.5 * (low + high)
-        if 1 - (1 - beta(middle)) ** k <= middle * beta(middle):
-            high = middle
+        there = min(float(np.minimum(p, q / middle).sum()), 1.0)
+        if 1 - (1 - there) ** k <= middle * there:
+            high, beta = middle, there  # the upper end: below the root, the residual would be negative
         else:
             low = middle
-    return float(1 - (1 - min(beta(high), 1.0)) ** k)
+    return high, beta
 
 
 def equality_check_match(p: ArrayLike, q: ArrayLike, k: int) -> float:

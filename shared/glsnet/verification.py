@@ -35,7 +35,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from glsnet.bounds import as_distribution
+from glsnet.bounds import as_distribution, kseq_rho
 from glsnet.coupling import draw_x, draw_y
 from glsnet.errors import CallerError
 from glsnet.race import FloatArray, IntArray
@@ -300,7 +300,7 @@ def kseq(key: np.uint64, block: Block) -> Verified:
             if abs(single - p[x]) > ALIKE:
                 raise CallerError(f"p[{k}][{depth}][{x}]: expected {float(p[x])!r}, as of draft {first}, got "
                                   f"{single!r}; kseq needs drafts of one model and temperature")
-        rho, beta = _rho_beta(p, q, len(alive))
+        rho, beta = kseq_rho(p, q, len(alive))
         for k in alive:
             x = int(block.tokens[k, depth])
             if _test(key, block.position + depth, depth, k) * rho * _single(block, k, depth) <= q[x]:
@@ -352,22 +352,6 @@ def _along_drafts(block: Block, choose: Callable[[int, FloatArray, list[int]], i
             break
         alive.append(still)
     return Verified(tokens, alive, [], [])
-
-
-def _rho_beta(p: FloatArray, q: FloatArray, k: int) -> tuple[float, float]:
-    """rho in [1, K], the least with 1 - (1 - beta)^K <= rho beta, to 2^-60, and beta = sum min(p, q / rho)."""
-    both = (p > 0) & (q > 0)
-    p, q = p[both], q[both]
-    low, high = 1.0, float(k)
-    beta = min(float(np.minimum(p, q / high).sum()), 1.0)
-    for _ in range(60 if k > 1 else 0):
-        middle = 0.5 * (low + high)
-        there = min(float(np.minimum(p, q / middle).sum()), 1.0)
-        if 1 - (1 - there) ** k <= middle * there:
-            high, beta = middle, there  # the upper end: below the root, the residual would be negative
-        else:
-            low = middle
-    return high, beta
 
 
 def _left(target: FloatArray, taken: FloatArray) -> FloatArray:
