@@ -24,7 +24,11 @@ def encode(messages: IntArray, chances: Iterable[FloatArray]) -> bytes:
         messages: shape [R].
         chances: of each message, shape [some of the rounds, L_max] each, together for R rounds.
     """
-    return _encode(messages, map(frequencies, chances))
+    coder, start = _constriction().queue.RangeEncoder(), 0
+    for some in chances:
+        coder.encode(messages[start : start + len(some)].astype(np.int32), _model(), _shares(some))
+        start += len(some)
+    return _bytes(coder)
 
 
 def decode(packed: bytes, chances: Iterable[FloatArray]) -> IntArray:
@@ -35,25 +39,21 @@ def decode(packed: bytes, chances: Iterable[FloatArray]) -> IntArray:
     """
     if len(packed) % 4:
         raise FrameError(f"packed indices: expected whole words of 4 bytes, got {len(packed)} bytes")
-    coder = _constriction().queue.RangeDecoder(np.frombuffer(packed, "<u4").astype(np.uint32))
-    known = [frequencies(some) for some in chances]
+    queue = _constriction().queue
+    decoder, again = queue.RangeDecoder(np.frombuffer(packed, "<u4").astype(np.uint32)), queue.RangeEncoder()
+    decoded: list[IntArray] = []
     try:
-        messages = np.concatenate([coder.decode(_model(), some / np.float32(_TOTAL)) for some in known], dtype=np.int64)
+        for some in chances:
+            shares = _shares(some)
+            messages = decoder.decode(_model(), shares)
+            again.encode(messages, _model(), shares)
+            decoded.append(messages.astype(np.int64))
     except AssertionError as error:
         raise FrameError(f"packed indices: expected entropy-coded messages, got other bytes: {error}") from error
-    if _encode(messages, known) != packed:
-        raise FrameError(f"packed indices: expected just the bytes of {messages.size} entropy-coded messages, got "
-                         f"{len(packed)} bytes that go on, or break off")
-    return messages
-
-
-def _encode(messages: IntArray, known: Iterable[NDArray[np.float32]]) -> bytes:
-    coder, start = _constriction().queue.RangeEncoder(), 0
-    for some in known:
-        coder.encode(messages[start : start + len(some)].astype(np.int32), _model(), some / np.float32(_TOTAL))
-        start += len(some)
-    compressed: NDArray[np.uint32] = coder.get_compressed()
-    return compressed.astype("<u4").tobytes()
+    if _bytes(again) != packed:
+        raise FrameError(f"packed indices: expected just the bytes of {sum(map(len, decoded))} entropy-coded messages, "
+                         f"got {len(packed)} bytes that go on, or break off")
+    return np.concatenate(decoded)
 
 
 def frequencies(probabilities: FloatArray) -> NDArray[np.float32]:
@@ -63,6 +63,16 @@ def frequencies(probabilities: FloatArray) -> NDArray[np.float32]:
     likeliest = probabilities.argmax(axis=1)
     whole[np.arange(rows), likeliest] += _TOTAL - whole.sum(axis=1)
     return np.asarray(whole, dtype=np.float32)
+
+
+def _shares(chances: FloatArray) -> NDArray[np.float32]:
+    """Frequencies as the coder takes them: multiples of 2^-16, which are exact."""
+    return frequencies(chances) / np.float32(_TOTAL)
+
+
+def _bytes(coder: Any) -> bytes:
+    compressed: NDArray[np.uint32] = coder.get_compressed()
+    return compressed.astype("<u4").tobytes()
 
 
 def _model() -> Any:
