@@ -4,7 +4,7 @@ import math
 from functools import partial
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from glsnet import codes
 from glsnet.codes import Code
@@ -37,10 +37,3 @@ def estimates(of: Code, a: Floats, t: Floats, first_round: int = 0) -> Floats:
     messages, _ = codes.encode(of, KEY, first_round, a)
     side = SIDE_OF(of.source)
     return np.array([codes.decode(of, side, KEY, first_round, t[:, k], messages, k)[0] for k in range(t.shape[1])])
-
-
-def assert_mean_above(values: ArrayLike, bound: float, z: float = 5.0) -> None:
-    """Assert that independent `values` show an expectation above `bound`, by their own deviation."""
-    array = np.asarray(values, dtype=np.float64)
-    mean, error = float(array.mean()), float(array.std(ddof=1)) / math.sqrt(array.size)
-    assert mean - z * error > bound, f"mean {mean:.6g} +- {error:.2g}, expected above {bound:.6g}"

@@ -32,5 +32,12 @@ def assert_mean(values: ArrayLike, expected: float, z: float = 5.0) -> None:
     assert abs(mean - expected) <= z * error + 1e-12, f"mean {mean:.6g} +- {error:.2g}, expected {expected:.6g}"
 
 
+def assert_mean_above(values: ArrayLike, bound: float, z: float = 5.0) -> None:
+    """Assert that independent `values` show an expectation above `bound`, by their own deviation."""
+    array = np.asarray(values, dtype=np.float64)
+    mean, error = float(array.mean()), float(array.std(ddof=1)) / math.sqrt(array.size)
+    assert mean - z * error > bound, f"mean {mean:.6g} +- {error:.2g}, expected above {bound:.6g}"
+
+
 def _deviation(p: float, n: int) -> float:
     return math.sqrt(max(p * (1 - p), 0.0) / n)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import oracle
 import pytest
-from coded import KEY, RESIDUAL, SIDE_OF, SOURCE, assert_mean_above, code, estimates, samples
-from helpers import assert_mean
+from coded import KEY, RESIDUAL, SIDE_OF, SOURCE, code, estimates, samples
+from helpers import assert_mean, assert_mean_above
 from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.stats import norm

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from coded import KEY, RESIDUAL, assert_mean_above, code, estimates, samples
-from helpers import assert_mean, assert_proportion
+from coded import KEY, RESIDUAL, code, estimates, samples
+from helpers import assert_mean, assert_mean_above, assert_proportion
 from scipy.stats import norm
 
 from glsnet import envelope

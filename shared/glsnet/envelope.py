@@ -97,7 +97,7 @@ def cells(key: np.uint64, round_: int, streams: int, messages: int, precision: f
         base = log(limit * math.sqrt(1.0 + precision) / (streams * messages))
         tree, mark, value = _candidates(key, round_, streams, messages, precision, low, high, base, edges)
         winner, start = _envelope(mark, value, precision, low, high)
-        # Both sides are convex in the centre, so that it is enough to look at the cells' edges.
+        # In a cell, the score less its limit is convex in the centre: it is enough to look at the cells' edges.
         exact = winner.size > 0
         for cell in range(winner.size):
             for centre in (start[cell], start[cell + 1]):

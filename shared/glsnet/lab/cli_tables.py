@@ -54,7 +54,7 @@ def rivals(
     """The lowest mean squared error at a given rate: GLS, what its decoders could know, simple codes, the limits.
 
     The cells of the published table, on the same samples; each scheme with the sigma2 or step that suits it. It is the
-    scenario `rivals`: ten minutes or so on two cores, most of them for the posterior means.
+    scenario `rivals`: four minutes or so on two cores, most of them for the posterior means.
     """
     sweep("rivals", output, engine, scheduler, workers)
     _, records = results.read(output)
