@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from decoder_service.draft import draft
 from glsnet.compression import DecoderSession, Outcomes
 from glsnet.errors import CallerError
 from glsnet.frames import Terms
@@ -18,6 +19,7 @@ from glsnet.transport import control, exchange, parties, rpc, service
 
 
 def main(
+    context: typer.Context,
     listen: service.Listen = "127.0.0.1:0",
     encoder: Annotated[str | None, typer.Option(help="HOST:PORT of the encoder; goes before what a lab says.")] = None,
     side_information: Annotated[Path | None, typer.Option(help="File of this decoder's own t, one number per line, as "
@@ -25,7 +27,7 @@ def main(
                                                           )] = None,
     output: Annotated[Path | None, typer.Option(help="File to write: round,index,reconstruction.")] = None,
     noise_variance: Annotated[float, typer.Option(help="Variance of t - a, in the sample's units squared.")] = 0.5,
-    seed: Annotated[int, typer.Option(envvar="GLSNET_SEED", help="Seed that all parties share.")] = 0,
+    seed: service.Seed = 0,
     stream: Annotated[int | None, typer.Option(min=0, help="Stream k; default: what the encoder assigns.")] = None,
     decoders: Annotated[int | None, typer.Option(help="K to insist on. This and the rest: default, the encoder's."
                                                  )] = None,
@@ -44,7 +46,11 @@ def main(
 
     As a plain codec: `python -m decoder_service --encoder HOST:7000 --side-information t.txt --output out.csv --seed 7`
     joins the encoder, writes the reconstructions and ends. The side information never leaves this process.
+
+    For speculative decoding: `python -m decoder_service draft --help`.
     """
+    if context.invoked_subcommand is not None:
+        return
     job = None
     try:
         if encoder is not None:
@@ -90,4 +96,4 @@ async def _decode(session: DecoderSession, encoder: str, t: FloatArray, output: 
 
 
 if __name__ == "__main__":
-    service.command(main)
+    service.command(main, draft=draft)

@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from encoder_service.target import target
 from glsnet.codes import DEFAULT_SIGMA2, RACES, SCHEMES, Code
 from glsnet.compression import EncoderSession
 from glsnet.errors import CallerError
@@ -21,10 +22,11 @@ from glsnet.transport.exchange import Broadcast, Broadcasts
 
 
 def main(
+    context: typer.Context,
     listen: service.Listen = "127.0.0.1:0",
     source: Annotated[Path | None, typer.Option(help="File of the samples to code, one number per line. Without it, "
                                                 "a lab orders what to code.")] = None,
-    seed: Annotated[int, typer.Option(envvar="GLSNET_SEED", help="Seed that all parties share.")] = 0,
+    seed: service.Seed = 0,
     decoders: Annotated[int, typer.Option(min=1, help="K, the number of decoders to wait for.")] = 4,
     l_max: Annotated[int, typer.Option(min=1, help="Number of message values; an index is log2 of it in bits.")] = 8,
     sigma2: Annotated[float | None, typer.Option(help="Of races: variance of the codeword given the sample, as a share "
@@ -44,7 +46,11 @@ def main(
 
     As a plain codec: `python -m encoder_service --listen 0.0.0.0:7000 --source a.txt --seed 7 --decoders 2` waits for
     two decoders, codes the file for them, and ends. Only indices leave this process.
+
+    For speculative decoding: `python -m encoder_service target --help`.
     """
+    if context.invoked_subcommand is not None:
+        return
     broadcasts: Broadcasts = {}
     job = None
     if source is not None:
@@ -78,4 +84,4 @@ async def _frames(a: FloatArray, frame: int) -> AsyncIterator[FloatArray]:
 
 
 if __name__ == "__main__":
-    service.command(main)
+    service.command(main, target=target)

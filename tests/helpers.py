@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import chisquare
+
+from glsnet.race import FloatArray, IntArray
 
 
 def assert_proportion(successes: int, n: int, p: float, z: float = 5.0) -> None:
@@ -41,3 +44,15 @@ def assert_mean_above(values: ArrayLike, bound: float, z: float = 5.0) -> None:
 
 def _deviation(p: float, n: int) -> float:
     return math.sqrt(max(p * (1 - p), 0.0) / n)
+
+
+def pvalue(counts: IntArray, law: FloatArray) -> float:
+    """Chi-square of counts against a law, rare cells in one class; 0 if one that cannot be has come."""
+    if counts[law == 0].any():
+        return 0.0
+    n = int(counts.sum())
+    common = law * n >= 5
+    observed, expected = [*counts[common], counts[~common].sum()], [*law[common], law[~common].sum()]
+    keep = slice(None) if expected[-1] * n >= 1 else slice(-1)
+    share = np.array(expected[keep])
+    return float(chisquare(observed[keep], share / share.sum() * sum(observed[keep])).pvalue)

@@ -10,7 +10,26 @@ import pytest
 from glsnet import bits, codes
 from glsnet.codes import Code
 from glsnet.errors import FrameError, TermsError
-from glsnet.frames import MAX_COUNT, Ack, End, Frame, Indices, Join, Refusal, Terms, from_bytes, to_bytes
+from glsnet.frames import (
+    MAX_COUNT,
+    Ack,
+    Done,
+    End,
+    Frame,
+    Indices,
+    Join,
+    Prompt,
+    Refusal,
+    Row,
+    Spent,
+    Terms,
+    Tokens,
+    Traffic,
+    Wanted,
+    checksum_of,
+    from_bytes,
+    to_bytes,
+)
 from glsnet.sources.gaussian import Gaussian
 
 TERMS = Terms(1, "00ff", "gls", 4, 8, 3, -0.5, 2.0, 0.001, 0.25, "fixed", 3)
@@ -33,7 +52,7 @@ def test_the_bytes_of_indices_are_pinned() -> None:
     assert to_bytes(Ack(300)).hex() == "2a0308ac02"
 
 
-@pytest.mark.parametrize("data", [b"", b"\x1a", to_bytes(INDICES)[:-1], b"\xff" * 20, b"\x7a\x00",
+@pytest.mark.parametrize("data", [b"", b"\x1a", to_bytes(INDICES)[:-1], b"\xff" * 20, b"\xaa\x06\x00",
                                   to_bytes(Refusal("x" * 4096))])
 def test_bytes_that_are_no_frame_are_refused(data: bytes) -> None:
     with pytest.raises(FrameError, match="frame: expected"):
@@ -81,3 +100,95 @@ def test_a_term_that_differs_is_named_with_both_values(name: str) -> None:
     assert repr(getattr(TERMS, name)) in str(caught.value)
     assert repr(getattr(other, name)) in str(caught.value)
     TERMS.check(open_)
+
+
+# Of requests for text.
+
+
+DRAFTS = Tokens.of("drafts", 0, 100, 0, bits.pack(np.array([1, 2, 1024, 2047]), 11))
+ACCEPTED = Tokens.of("accepted", 3, 300, 2, bits.pack(np.array([6, 1]), 3))
+SINGLES = np.array([0.5, 0.25, 1, 0.125], "<f4").tobytes()
+RATIOS = Tokens.of("drafts", 1, 100, 0, DRAFTS.packed, SINGLES)
+PROMPT = Prompt(1, (1 << 64) - 1, "gls", 2, 4, 128, (0.0, 1.5), 50, 0.9, 2, b"\x8c", checksum_of(0, 2, b"\x8c"))
+ROW = Row(1, 100, 1, 3, 0, b"\x00\x3c\x00\x00", checksum_of(100, 0, b"\x00\x3c\x00\x00"))
+
+
+@pytest.mark.parametrize("frame", [
+    DRAFTS, ACCEPTED, RATIOS, Tokens.of("drafts", 0, 0, 0, b""), PROMPT, replace(PROMPT, temperatures=(), top_k=0),
+    Wanted(1, 100, 1, 3), Wanted(0, 0, 0, 0), ROW, replace(ROW, packed=bytes(303_872)), Done(0), Done(7),
+    Spent(1, 0.25, Traffic(1, 2, 3, 4), Traffic(5, 6, 7, None), True),
+    Spent(0, 0.0, Traffic(0, 0, 0, 0), Traffic(0, 0, 0, 0), False),
+    Join("s", None, Terms(vocabulary="00ff", items=5), (2, 0)), Terms(vocabulary="00ff", items=5, stream=2),
+])
+def test_a_frame_of_a_request_comes_back_from_its_bytes(frame: Frame) -> None:
+    assert from_bytes(to_bytes(frame)) == frame
+
+
+def test_the_bytes_of_drafts_are_pinned() -> None:
+    """Four of 11 bits in 14 bytes: tag and length of the kind, position 100, six packed bytes and two of the check.
+
+    00000000001 00000000010 10000000000 11111111111 and four zeros; request 0 and count 0 take nothing.
+    """
+    packed = bytes([0b00000000, 0b00100000, 0b00001010, 0b00000000, 0b01111111, 0b11110000])
+    crc = zlib.crc32((100).to_bytes(8, "little") + bytes(4) + packed)
+    check = crc.to_bytes(4, "little")[:2]
+    assert to_bytes(DRAFTS).hex() == "5a0c" + "1064" + "2208" + packed.hex() + check.hex()
+
+
+def test_the_bytes_of_accepted_and_of_drafts_with_probabilities_are_pinned() -> None:
+    """Request 3, position 300, count 2, six bits; and p(x) after what is packed, which the check is of, too."""
+    check = zlib.crc32((300).to_bytes(8, "little") + (2).to_bytes(4, "little") + b"\xc4").to_bytes(4, "little")[:2]
+    assert to_bytes(ACCEPTED).hex() == "620c" + "0803" + "10ac02" + "1802" + "2203" + "c4" + check.hex()
+    crc = zlib.crc32((100).to_bytes(8, "little") + bytes(4) + DRAFTS.packed + SINGLES)
+    check = crc.to_bytes(4, "little")[:2]
+    singles = "0000003f" "0000803e" "0000803f" "0000003e"
+    assert to_bytes(RATIOS).hex() == ("5a20" + "0801" + "1064" + "2208" + DRAFTS.packed.hex() + check.hex() + "2a10"
+                                      + singles)
+
+
+def test_the_bytes_of_a_row_and_of_what_asks_for_it_are_pinned() -> None:
+    assert to_bytes(Wanted(1, 100, 1, 3)).hex() == "6a08" + "0801" + "1064" + "1801" + "2003"
+    assert to_bytes(ROW).hex() == ("7213" + "0801" + "1064" + "1801" + "2003" + "3204" + "003c0000" + "3d"
+                                   + ROW.checksum.to_bytes(4, "little").hex())
+    assert to_bytes(Done(0)).hex() == "8201" + "00"
+
+
+@pytest.mark.parametrize("frame", [DRAFTS, ACCEPTED, RATIOS])
+def test_tokens_are_refused_if_one_bit_of_them_is_another(frame: Tokens) -> None:
+    frame.checked()
+    for name in ("packed", "probabilities"):
+        whole = getattr(frame, name)
+        for at in range(8 * len(whole)):
+            changed = bytearray(whole)
+            changed[at // 8] ^= 1 << at % 8
+            damaged: dict[str, Any] = {name: bytes(changed)}
+            with pytest.raises(FrameError, match=f"checksum: expected 0x.{{4}} for these {frame.kind}, got 0x.{{4}}"):
+                replace(frame, **damaged).checked()
+    for damaged in ({"position": 101}, {"count": 1}, {"check": frame.check ^ 1}, {"packed": frame.packed + b"\0"},
+                    {"probabilities": b"\0"}):
+        with pytest.raises(FrameError, match="checksum: expected"):
+            replace(frame, **damaged).checked()
+
+
+@pytest.mark.parametrize(("frame", "text"), [
+    (replace(PROMPT, packed=b"\x8d"), "checksum: expected 0x.{8} for these tokens of a prompt, got 0x"),
+    (replace(PROMPT, count=1), "checksum: expected"), (replace(PROMPT, checksum=0), "got 0x00000000"),
+    (replace(ROW, packed=b"\x00\x3c\x00\x01"), "checksum: expected 0x.{8} for these row, got 0x"),
+    (replace(ROW, position=101), "checksum: expected"), (replace(ROW, count=1), "checksum: expected"),
+])
+def test_a_damaged_prompt_or_row_is_refused_by_its_checksum(frame: Prompt | Row, text: str) -> None:
+    with pytest.raises(FrameError, match=text):
+        frame.checked()
+
+
+def test_tokens_without_a_check_are_refused() -> None:
+    for packed in ("", "2200", "220101"):
+        data = bytes.fromhex(f"5a{len(packed) // 2:02x}" + packed)
+        with pytest.raises(FrameError, match=r"drafts: expected at least 2 bytes, those of the check, got [01]"):
+            from_bytes(data)
+
+
+def test_frames_without_packed_values_are_short() -> None:
+    long = Join("s" * 4096, None, Terms())
+    with pytest.raises(FrameError, match="frame: expected at most 4096 bytes for join, got"):
+        from_bytes(to_bytes(long))

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from helpers import assert_at_least, assert_at_most, assert_mean, assert_proportion
-from scipy.stats import chisquare
+from helpers import assert_at_least, assert_at_most, assert_mean, assert_proportion, pvalue
 
 from glsnet import bounds
 from glsnet.coupling import draw_x, draw_y
@@ -103,18 +102,6 @@ def sequence_law(q: FloatArray) -> FloatArray:
             chance *= q[before, token]
         law[np.array(text) @ size ** np.arange(SPAN)] = chance
     return law
-
-
-def pvalue(counts: IntArray, law: FloatArray) -> float:
-    """Chi-square, rare sequences in one class; 0 if one that cannot be has come."""
-    if counts[law == 0].any():
-        return 0.0
-    n = int(counts.sum())
-    common = law * n >= 5
-    observed, expected = [*counts[common], counts[~common].sum()], [*law[common], law[~common].sum()]
-    keep = slice(None) if expected[-1] * n >= 1 else slice(-1)
-    share = np.array(expected[keep])
-    return float(chisquare(observed[keep], share / share.sum() * sum(observed[keep])).pvalue)
 
 
 @pytest.mark.parametrize("scheme", LOSSLESS)

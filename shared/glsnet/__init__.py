@@ -12,10 +12,12 @@ The parts, in the order in which data meets them:
     coupling      each party's half of every coupling over a finite alphabet, with and without messages
     codes         each party's half of every code for a Gaussian source
     verification  each party's half of speculative decoding, without models
+    language      language models: the embedded pair, Hugging Face
     bounds        what theory promises
-    bits, entropy, frames   indices to bytes, frames to bytes
+    bits, entropy, rows, frames   indices and distributions to bytes, frames to bytes
     joining       how every session begins
-    compression, conversation   the sessions: frames in, frames out, no I/O
+    generation    a request for text, and what comes of it
+    compression, conversation, drafting, speculation   the sessions: frames in, frames out, no I/O
     transport     sessions over gRPC: data plane, control plane, metering proxy, serving process
     lab           Nature and the experimenter: settings, runs, sweeps, results, reports, the command line
     errors        whose fault it was

@@ -375,13 +375,13 @@ def as_distribution(name: str, values: ArrayLike) -> FloatArray:
         raise CallerError(
             f"{name}: expected probabilities of shape [N] with N >= 1, got shape {list(array.shape)}; give one vector"
         )
-    bad = ~(np.isfinite(array) & (array >= 0))
-    if bad.any():
+    total = float(array.sum())
+    if not (array.min() >= 0 and total < np.inf):  # not a number fails the first comparison
+        bad = ~(np.isfinite(array) & (array >= 0))
         raise CallerError(
             f"{name}[{int(bad.argmax())}]: expected a finite probability of at least 0, got {float(array[bad][0])!r}; "
             "correct it"
         )
-    total = float(array.sum())
     if abs(total - 1) > SUM_TOLERANCE:
         raise CallerError(f"{name}: expected probabilities that sum to 1, got the sum {total!r}; divide by the sum")
     return array

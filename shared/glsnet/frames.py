@@ -2,7 +2,7 @@
 
 import zlib
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from google.protobuf.message import DecodeError
 
@@ -11,7 +11,7 @@ from glsnet.v1 import exchange_pb2 as pb
 
 PROTOCOL = 1
 MAX_COUNT = 1 << 16  # rounds in one frame
-MAX_OTHER_BYTES = 4096  # of any frame but Indices and Turn: its text may come back in an error
+MAX_OTHER_BYTES = 4096  # of any frame that holds no packed values: its text may come back in an error
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Terms:
     stream: int | None = None
     items: int | None = None
     epsilon: float | None = None
+    vocabulary: str | None = None
 
     def __str__(self) -> str:
         present = ((field.name, getattr(self, field.name)) for field in fields(self))
@@ -50,11 +51,15 @@ class Terms:
 
 @dataclass(frozen=True)
 class Join:
-    """A decoder asks to take part in a session, on a stream of its choice or of the encoder's."""
+    """A decoder asks to take part in a session, on a stream of its choice or of the encoder's.
+
+    A draft server may have several `streams`, and names them instead of `stream`.
+    """
 
     session: str
     stream: int | None
     expected: Terms
+    streams: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,11 @@ class Indices:
     @classmethod
     def of(cls, first_round: int, count: int, packed: bytes) -> "Indices":
         """With its checksum."""
-        return cls(first_round, count, packed, _checksum(first_round, count, packed))
+        return cls(first_round, count, packed, checksum_of(first_round, count, packed))
 
     def checked(self) -> bytes:
         """What is packed; raises FrameError if the checksum is not that of it."""
-        return _checked("indices", self)
+        return _checked("indices", self, self.first_round, self.count)
 
 
 TurnKind = Literal["candidates", "darts", "verdicts", "everything"]
@@ -93,11 +98,130 @@ class Turn:
     @classmethod
     def of(cls, kind: TurnKind, first_round: int, count: int, packed: bytes) -> "Turn":
         """With its checksum."""
-        return cls(kind, first_round, count, packed, _checksum(first_round, count, packed))
+        return cls(kind, first_round, count, packed, checksum_of(first_round, count, packed))
 
     def checked(self) -> bytes:
         """What is packed; raises FrameError if the checksum is not that of it."""
-        return _checked(self.kind, self)
+        return _checked(self.kind, self, self.first_round, self.count)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request begins: see exchange.proto, which has the same fields; `tokens` are packed there as Indices are."""
+
+    request: int
+    seed: int
+    scheme: str
+    drafts: int
+    length: int
+    max_tokens: int
+    temperatures: tuple[float, ...]
+    top_k: int
+    top_p: float
+    count: int
+    packed: bytes
+    checksum: int
+
+    def checked(self) -> bytes:
+        """The tokens, packed; raises FrameError if the checksum is not that of them."""
+        return _checked("tokens of a prompt", self, 0, self.count)
+
+
+TokensKind = Literal["drafts", "accepted"]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of one block of a request, packed, and of drafts in schemes that test ratios p(x) of each, float32.
+
+    `count` is that of accepted tokens, and 0 for drafts, whose number both sides know.
+    """
+
+    kind: TokensKind
+    request: int
+    position: int
+    count: int
+    packed: bytes
+    check: int
+    probabilities: bytes = b""
+
+    @classmethod
+    def of(cls, kind: TokensKind, request: int, position: int, count: int, packed: bytes, probabilities: bytes = b""
+           ) -> "Tokens":
+        """With its check."""
+        return cls(kind, request, position, count, packed, _check_of(position, count, packed, probabilities),
+                   probabilities)
+
+    def checked(self) -> bytes:
+        """What is packed; raises FrameError if the check is not that of it."""
+        if self.check != (computed := _check_of(self.position, self.count, self.packed, self.probabilities)):
+            raise FrameError(f"checksum: expected {computed:#06x} for these {self.kind}, got {self.check:#06x}")
+        return self.packed
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The target needs the distribution that a token of the block at `position` was drawn from."""
+
+    request: int
+    position: int
+    stream: int
+    depth: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A distribution: float16 of all V tokens, or, if count is not 0, `count` tokens and their float16."""
+
+    request: int
+    position: int
+    stream: int
+    depth: int
+    count: int
+    packed: bytes
+    checksum: int
+
+    def checked(self) -> bytes:
+        """What is packed; raises FrameError if the checksum is not that of it."""
+        return _checked("row", self, self.position, self.count)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A request is over."""
+
+    request: int
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of an exchange in one direction; ip is None where the kernel does not count segments."""
+
+    packed: int
+    protobuf: int
+    stream: int
+    ip: int | None
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        ip = None if self.ip is None or other.ip is None else self.ip + other.ip
+        return Traffic(self.packed + other.packed, self.protobuf + other.protobuf, self.stream + other.stream, ip)
+
+
+NO_TRAFFIC = Traffic(0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a request took at a draft server: seconds in its model and races, and bytes on the wire after Prompt.
+
+    `alone` says that no other request went on meanwhile; else stream and ip are those of all.
+    """
+
+    request: int
+    seconds: float
+    down: Traffic
+    up: Traffic
+    alone: bool
 
 
 @dataclass(frozen=True)
@@ -121,14 +245,19 @@ class Refusal:
     reason: str
 
 
-Frame = Join | Terms | Indices | Turn | End | Ack | Refusal
+OfRequest = Prompt | Tokens | Wanted | Row | Done | Spent
+Frame = Join | Terms | Indices | Turn | End | Ack | Refusal | OfRequest
+F = TypeVar("F", bound=Frame)
+_CHECK_BYTES = 2
+_PACKED = ("indices", *_TURNS, *get_args(TokensKind), "row", "prompt")
 
 
 def to_bytes(frame: Frame) -> bytes:
     """The frame as it goes on the wire, before gRPC's own 5 bytes."""
     match frame:
-        case Join(session, stream, expected):
-            message = pb.Frame(join=pb.Join(session=session, stream=stream, expected=terms_to_proto(expected)))
+        case Join(session, stream, expected, streams):
+            join = pb.Join(session=session, stream=stream, expected=terms_to_proto(expected), streams=streams)
+            message = pb.Frame(join=join)
         case Terms():
             message = pb.Frame(terms=terms_to_proto(frame))
         case Indices(first_round, count, packed, checksum):
@@ -138,6 +267,23 @@ def to_bytes(frame: Frame) -> bytes:
             turn = pb.Turn(first_round=first_round, count=count, packed=packed, checksum=checksum)
             message = pb.Frame()
             getattr(message, kind).CopyFrom(turn)
+        case Tokens():
+            message = pb.Frame()
+            getattr(message, frame.kind).CopyFrom(pb.Tokens(
+                request=frame.request, position=frame.position, count=frame.count,
+                packed=frame.packed + frame.check.to_bytes(_CHECK_BYTES, "little"), probabilities=frame.probabilities,
+            ))
+        case Prompt():
+            message = pb.Frame(prompt=pb.Prompt(**_fields(frame)))
+        case Wanted():
+            message = pb.Frame(wanted=pb.Wanted(**_fields(frame)))
+        case Row():
+            message = pb.Frame(row=pb.Row(**_fields(frame)))
+        case Done(request):
+            message = pb.Frame(done=pb.Done(request=request))
+        case Spent(request, seconds, down, up, alone):
+            traffic = pb.Traffic(down=direction_to_proto(down), up=direction_to_proto(up))
+            message = pb.Frame(spent=pb.Spent(request=request, seconds=seconds, traffic=traffic, alone=alone))
         case End(rounds):
             message = pb.Frame(end=pb.End(rounds=rounds))
         case Ack(next_round):
@@ -159,13 +305,13 @@ def from_bytes(data: bytes) -> Frame:
     except DecodeError as error:
         raise FrameError(f"frame: expected a whole frame, got {len(data)} bytes that end or break off early") from error
     kind = message.WhichOneof("frame")
-    if kind not in ("indices", *_TURNS) and len(data) > MAX_OTHER_BYTES:
+    if kind not in _PACKED and len(data) > MAX_OTHER_BYTES:
         raise FrameError(f"frame: expected at most {MAX_OTHER_BYTES} bytes for {kind}, got {len(data)}")
     match kind:
         case "join":
             join = message.join
             stream = join.stream if join.HasField("stream") else None
-            return Join(join.session, stream, terms_from_proto(join.expected))
+            return Join(join.session, stream, terms_from_proto(join.expected), tuple(join.streams))
         case "terms":
             return terms_from_proto(message.terms)
         case "indices":
@@ -174,6 +320,30 @@ def from_bytes(data: bytes) -> Frame:
         case "candidates" | "darts" | "verdicts" | "everything":
             turn: pb.Turn = getattr(message, kind)
             return Turn(kind, turn.first_round, _count(turn.count), turn.packed, turn.checksum)
+        case "drafts" | "accepted":
+            tokens: pb.Tokens = getattr(message, kind)
+            if (size := len(tokens.packed) - _CHECK_BYTES) < 0:
+                raise FrameError(f"{kind}: expected at least {_CHECK_BYTES} bytes, those of the check, got "
+                                 f"{len(tokens.packed)}")
+            return Tokens(kind, tokens.request, tokens.position, tokens.count, tokens.packed[:size],
+                          int.from_bytes(tokens.packed[size:], "little"), tokens.probabilities)
+        case "prompt":
+            prompt = message.prompt
+            return Prompt(prompt.request, prompt.seed, prompt.scheme, prompt.drafts, prompt.length, prompt.max_tokens,
+                          tuple(prompt.temperatures), prompt.top_k, prompt.top_p, prompt.count, prompt.packed,
+                          prompt.checksum)
+        case "wanted":
+            wanted = message.wanted
+            return Wanted(wanted.request, wanted.position, wanted.stream, wanted.depth)
+        case "row":
+            row = message.row
+            return Row(row.request, row.position, row.stream, row.depth, row.count, row.packed, row.checksum)
+        case "done":
+            return Done(message.done.request)
+        case "spent":
+            spent = message.spent
+            return Spent(spent.request, spent.seconds, direction_from_proto(spent.traffic.down),
+                         direction_from_proto(spent.traffic.up), spent.alone)
         case "end":
             return End(message.end.rounds)
         case "ack":
@@ -181,6 +351,14 @@ def from_bytes(data: bytes) -> Frame:
         case "refusal":
             return Refusal(message.refusal.reason)
     raise FrameError(f"frame: expected one of the kinds of exchange.proto, got {len(data)} bytes of none")
+
+
+def carried(frame: F) -> tuple[F, int]:
+    """The frame after a way as bytes, and how many those were."""
+    data = to_bytes(frame)
+    arrived = from_bytes(data)
+    assert isinstance(arrived, type(frame))
+    return arrived, len(data)
 
 
 def terms_to_proto(terms: Terms) -> pb.Terms:
@@ -199,8 +377,32 @@ def terms_from_proto(message: pb.Terms) -> Terms:
     return Terms(**{name: value for name, value in present.items() if name not in ("normal", "finite")})
 
 
+def direction_to_proto(traffic: Traffic) -> pb.Direction:
+    """Bytes in one direction as protobuf."""
+    return pb.Direction(**_fields(traffic))
+
+
+def direction_from_proto(message: pb.Direction) -> Traffic:
+    """The inverse of `direction_to_proto`."""
+    ip = message.ip if message.HasField("ip") else None
+    return Traffic(message.packed, message.protobuf, message.stream, ip)
+
+
 _NORMAL = ("mean", "variance", "sigma2", "step")
 _FINITE = ("items", "epsilon")
+
+
+def checksum_of(first: int, count: int, packed: bytes) -> int:
+    """CRC-32 (zlib) of the first round or position (8 bytes), the count (4 bytes), both little-endian, and packed."""
+    return zlib.crc32(packed, zlib.crc32(first.to_bytes(8, "little") + count.to_bytes(4, "little")))
+
+
+def _check_of(position: int, count: int, packed: bytes, probabilities: bytes) -> int:
+    return zlib.crc32(probabilities, checksum_of(position, count, packed)) & 0xffff
+
+
+def _fields(frame: Prompt | Wanted | Row | Traffic) -> dict[str, Any]:
+    return {field.name: getattr(frame, field.name) for field in fields(frame)}
 
 
 def _count(count: int) -> int:
@@ -209,11 +411,7 @@ def _count(count: int) -> int:
     return count
 
 
-def _checksum(first_round: int, count: int, packed: bytes) -> int:
-    return zlib.crc32(packed, zlib.crc32(first_round.to_bytes(8, "little") + count.to_bytes(4, "little")))
-
-
-def _checked(what: str, frame: Indices | Turn) -> bytes:
-    if frame.checksum != (computed := _checksum(frame.first_round, frame.count, frame.packed)):
+def _checked(what: str, frame: Indices | Turn | Prompt | Row, first: int, count: int) -> bytes:
+    if frame.checksum != (computed := checksum_of(first, count, frame.packed)):
         raise FrameError(f"checksum: expected {computed:#010x} for these {what}, got {frame.checksum:#010x}")
     return frame.packed

@@ -84,19 +84,25 @@ def finite_race(key: np.uint64, first_round: int, rounds: int, streams: Sequence
     _check_rounds(first_round, rounds)
     if not 1e-150 < largest < 1e150:  # keeps t / weight within the range of a float
         weight, heaviest = weight / largest, heaviest / largest
-    block = np.flatnonzero(heaviest)
-    # An arrival later than best * latest cannot win: t / weight > best, with t times the mass.
-    latest = heaviest[block] * np.minimum(BLOCK_ITEMS, weight.size - block * BLOCK_ITEMS) * (1.0 + 1e-9)
     winners = FiniteWinners(np.empty(rounds, np.int64), np.empty(rounds, np.int64))
-    _finite_race(key, first_round, np.tile(stream, block.size), np.repeat(block, stream.size),
-                 np.repeat(latest, stream.size), weight, 1.0 / (stream.size * float(weight.sum())), *winners)
+    _finite_race(key, first_round, stream, heaviest, weight, 1.0 / (stream.size * float(weight.sum())), *winners)
     return winners
 
 
 @kernel
-def _finite_race(key: np.uint64, first_round: int, streams: IntArray, blocks: IntArray, latest: FloatArray,
-                 weights: FloatArray, expected: float, items_out: IntArray, streams_out: IntArray) -> None:
-    first = np.empty(blocks.size)
+def _finite_race(key: np.uint64, first_round: int, all_streams: IntArray, heaviest: FloatArray, weights: FloatArray,
+                 expected: float, items_out: IntArray, streams_out: IntArray) -> None:
+    size = all_streams.size * np.count_nonzero(heaviest)
+    streams, blocks = np.empty(size, np.int64), np.empty(size, np.int64)
+    latest = np.empty(size)  # an arrival later than best * latest cannot win: t / weight > best, with t times the mass
+    at = 0
+    for block in range(heaviest.size):
+        if heaviest[block] > 0.0:
+            mass = float(min(BLOCK_ITEMS, weights.size - block * BLOCK_ITEMS))
+            for stream in all_streams:
+                streams[at], blocks[at], latest[at] = stream, block, heaviest[block] * mass * (1.0 + 1e-9)
+                at += 1
+    first = np.empty(size)
     for i in range(items_out.size):
         _first_gaps(key, blocks, streams, first_round + i, first)
         items_out[i], streams_out[i] = _best_arrival(
@@ -410,10 +416,9 @@ EDGES = _table_of_edges()
 
 
 def _checked_streams(streams: Sequence[int]) -> IntArray:
-    array = np.asarray(streams, dtype=np.int64)
-    if array.ndim != 1 or array.size == 0 or array.min() < 0 or array.max() >= MAX_STREAMS:
+    if not len(streams) or min(streams) < 0 or max(streams) >= MAX_STREAMS:
         raise CallerError(f"streams: expected one or more numbers from 0 to {MAX_STREAMS - 1}, got {list(streams)}")
-    return array
+    return np.array(streams, dtype=np.int64)
 
 
 def _check_rounds(first_round: int, rounds: int) -> None:

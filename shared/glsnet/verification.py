@@ -42,7 +42,8 @@ from glsnet.race import FloatArray, IntArray
 from glsnet.randomness import MAX_ROUNDS, MAX_STREAMS, kernel, philox, uniform
 
 COUPLED = ("gls", "gls-strong", "daliri")
-APART = ("equality-check", "leviathan", "specinfer", "kseq", "block-verification")
+RATIOS = ("leviathan", "specinfer", "kseq", "block-verification")  # those that test ratios of q and p
+APART = ("equality-check", *RATIOS)
 SCHEMES = (*COUPLED, *APART, "none")
 SINGLE = ("daliri", "leviathan", "block-verification")  # those that K > 1 drafts cannot play
 
@@ -67,6 +68,8 @@ class Block:
         q: shape [J, L + 1, V]; q[k][j] is the target's distribution after the first j tokens of draft k, the same
             for drafts that share these.
         p: shape [J, L, V]; p[k][j] is the distribution that draft k drew token j from; None for schemes without p.
+        singles: shape [J, L], p(x) of each token drafted, for those who know it without having the row; by default
+            it is read from p.
         streams: shape [J], the stream of each draft; by default 0 to J - 1.
         of: K, how many streams the request has, drafting or not; by default J.
 
@@ -78,6 +81,7 @@ class Block:
     tokens: IntArray
     q: Rows
     p: Rows | None = None
+    singles: FloatArray | None = None
     streams: Sequence[int] | None = None
     of: int | None = None
 
@@ -99,6 +103,8 @@ class Block:
         _check_shape("q", self.q, self.drafts, self.length + 1)
         if self.p is not None:
             _check_shape("p", self.p, self.drafts, self.length)
+        if self.singles is not None and self.singles.shape != tokens.shape:
+            raise CallerError(f"singles: expected shape {list(tokens.shape)}, got {list(self.singles.shape)}")
         bad = (tokens < 0) | (tokens >= self.vocabulary)
         if bad.any():
             k, depth = np.argwhere(bad)[0].tolist()
@@ -267,7 +273,7 @@ def specinfer(key: np.uint64, block: Block) -> Verified:
         for k in alive if depth < block.length else []:
             x = int(block.tokens[k, depth])
             singles.append((k, depth))
-            if _test(key, block.position + depth, depth, k) * _single(block, k, depth) <= target[x]:
+            if _test(key, block.position + depth, depth, block.stream(k)) * _single(block, k, depth) <= target[x]:
                 return x
             rows.append((k, depth))
             target = _left(target, _row(block, k, depth))
@@ -303,7 +309,7 @@ def kseq(key: np.uint64, block: Block) -> Verified:
         rho, beta = kseq_rho(p, q, len(alive))
         for k in alive:
             x = int(block.tokens[k, depth])
-            if _test(key, block.position + depth, depth, k) * rho * _single(block, k, depth) <= q[x]:
+            if _test(key, block.position + depth, depth, block.stream(k)) * rho * _single(block, k, depth) <= q[x]:
                 return x
         share = (1 - (1 - beta) ** len(alive)) / beta if beta > 0 else 0.0
         return _draw(key, block.position + depth, _left(q, share * np.minimum(p, q / rho)))
@@ -331,7 +337,7 @@ def block_verification(key: np.uint64, block: Block) -> Verified:
             scaled, p = rho[kept] * q[kept], _row(block, 0, kept)
             z = float(np.maximum(scaled - p, 0.0).sum())
             target, h = _left(scaled, p), z / (z + (1 - rho[kept])) if z > 0 else 0.0
-        if kept == 0 or _test(key, block.position + kept - 1, kept - 1, 0) <= h:
+        if kept == 0 or _test(key, block.position + kept - 1, kept - 1, block.stream(0)) <= h:
             break
     tokens = [*block.tokens[0, :kept].tolist(), _draw(key, block.position + kept, target)]
     return Verified(tokens, [[0]] * len(tokens), [(0, depth) for depth in range(block.length)], rows)
@@ -367,9 +373,9 @@ def _draw(key: np.uint64, position: int, weights: FloatArray) -> int:
 
 
 @kernel
-def _test(key: np.uint64, position: int, depth: int, k: int) -> float:
-    """The uniform that draft k's token at this position is tested with."""
-    return uniform(philox(key, depth * MAX_DRAFTS + k, 0, _TESTS, position)[0])
+def _test(key: np.uint64, position: int, depth: int, stream: int) -> float:
+    """The uniform that the token at this position of the draft on this stream is tested with."""
+    return uniform(philox(key, depth * MAX_DRAFTS + stream, 0, _TESTS, position)[0])
 
 
 def _target_row(block: Block, k: int, depth: int) -> FloatArray:
@@ -383,7 +389,7 @@ def _row(block: Block, k: int, depth: int) -> FloatArray:
 def _single(block: Block, k: int, depth: int) -> float:
     """p(x) of the token drafted."""
     x = int(block.tokens[k, depth])
-    value = float(np.asarray(_p_of(block)[k][depth])[x])
+    value = float(np.asarray(_p_of(block)[k][depth])[x] if block.singles is None else block.singles[k, depth])
     if not 0 < value <= 1 + 1e-6:
         raise CallerError(f"p[{k}][{depth}][{x}]: expected a probability above 0, since the token was drawn, got "
                           f"{value!r}; give the p that drafts are drawn from")

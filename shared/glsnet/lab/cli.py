@@ -16,11 +16,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from glsnet.errors import CallerError, GlsnetError
-from glsnet.lab import cli_report, cli_sweep, cli_tables, coupled, figures, report, runner
+from glsnet.lab import (
+    cli_generate,
+    cli_report,
+    cli_speculation,
+    cli_sweep,
+    cli_tables,
+    cli_train,
+    coupled,
+    figures,
+    report,
+    runner,
+)
 from glsnet.lab import nature as natures
 from glsnet.lab.pairs import Pair, language_pairs, read_pairs
 from glsnet.lab.runner import Drawn, Parties
-from glsnet.lab.settings import CouplingRun, GaussianRun, Run
+from glsnet.lab.settings import CouplingRun, GaussianRun, Run, SpeculationRun
 from glsnet.lab.terminal import interruptible
 from glsnet.sources.samples import write_atomically
 from glsnet.transport.rpc import check_address
@@ -38,11 +49,14 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", add_complet
                   pretty_exceptions_enable=False, help="Coupling without communication, over a real network.")
 run_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Run one experiment.")
 app.add_typer(run_app, name="run")
+run_app.command(epilog=_settings(SpeculationRun))(cli_speculation.speculation)
 figure_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Compute and draw a published figure.")
 app.add_typer(figure_app, name="figure")
 app.command()(cli_sweep.sweep)
 app.command()(cli_report.report)
 app.add_typer(cli_tables.tables_app, name="tables")
+app.command("generate")(cli_generate.generate_text)
+app.add_typer(cli_train.train_app, name="train")
 PairsFile = Annotated[Path | None, typer.Option(help="Your pairs: .npz with arrays p and q, [M, N], or CSV with the "
                                                 "header pair,p,q. Default: two n-gram language models.")]
 PairCount = Annotated[int, typer.Option(min=1, help="How many pairs of the language models.")]

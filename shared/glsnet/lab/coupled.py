@@ -22,16 +22,16 @@ from glsnet import bounds
 from glsnet.conversation import AliceSession, BobSession, Draw, Drawn, Exchange, terms_of
 from glsnet.coupling import Scheme, draw_minhash, draw_x
 from glsnet.errors import CallerError
-from glsnet.frames import Terms, Turn
+from glsnet.frames import Terms, Traffic, Turn, carried
 from glsnet.lab.pairs import Pair
 from glsnet.lab.processes import local_parties
-from glsnet.lab.runner import WINDOW, Parties, carried, closings, conducted, per_sample
+from glsnet.lab.runner import WINDOW, Parties, closings, conducted, per_sample
 from glsnet.lab.settings import CouplingRun
 from glsnet.lab.tally import Mean
 from glsnet.race import FloatArray
 from glsnet.randomness import MAX_ROUNDS, seed_from_integer, session_key
 from glsnet.transport.control import Conductor
-from glsnet.transport.exchange import Metered, Traffic
+from glsnet.transport.exchange import Metered
 
 DEFAULT_EPSILON = 0.1
 

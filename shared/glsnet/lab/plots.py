@@ -25,7 +25,7 @@ def collision(rows: list[Row], path: Path) -> None:
                       [2 * row[f"{scheme}_error"] for row in rows], fmt=marker, markersize=4, capsize=2, label=label)
     axes.set(xlabel="total variation distance $D$", ylabel="Pr[a = b]", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def bits(rows: list[Row], path: Path) -> None:
@@ -53,7 +53,7 @@ def bits(rows: list[Row], path: Path) -> None:
     axes.set_xscale("symlog", linthresh=10)
     axes.set(xlabel="bits per sample", ylabel="Pr[a = b], mean over pairs", xlim=(-1, None))
     axes.legend(frameon=False, loc="upper right", fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def matching(rows: list[Row], path: Path) -> None:
@@ -81,9 +81,15 @@ def matching(rows: list[Row], path: Path) -> None:
     for axes, corner in ((left, "lower right"), (right, "upper left")):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, loc=corner, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all, and forget it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        figure.savefig(temporary, dpi=150, format="png")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        plt.close(figure)

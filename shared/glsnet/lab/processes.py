@@ -3,8 +3,9 @@
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from glsnet.errors import TransportError
@@ -15,26 +16,47 @@ STOP_SECONDS = 5.0
 
 @asynccontextmanager
 async def local_parties(decoders: int) -> AsyncIterator[tuple[str, list[str]]]:
-    """Start one encoder and `decoders` decoder processes; give their addresses, HOST:PORT.
+    """Start one encoder and `decoders` decoder processes; give their addresses, HOST:PORT."""
+    async with _processes() as start:
+        addresses = await asyncio.gather(start("encoder_service"), *(start("decoder_service") for _ in range(decoders)))
+        yield addresses[0], list(addresses[1:])
 
-    A party also stops by itself when this process ends, however it ends: its standard input then closes.
 
-    Raises:
-        TransportError: a process did not start; the text has the end of its log.
+@asynccontextmanager
+async def local_speculation(target: Sequence[str], drafters: Sequence[Sequence[str]]) -> AsyncIterator[str]:
+    """Start a target server and its draft servers, each with these options; give the target's address.
+
+    The draft servers may still be on their way to the target.
+    """
+    async with _processes() as start:
+        address = await start("encoder_service", "target", *target)
+        await asyncio.gather(*(start("decoder_service", "draft", "--target", address, *each) for each in drafters))
+        yield address
+
+
+@asynccontextmanager
+async def _processes() -> AsyncIterator[Callable[..., Awaitable[str]]]:
+    """Gives what starts a module with arguments and gives its address; all that were started are stopped on leaving.
+
+    A party also stops by itself when this process ends, however it ends: its standard input then closes. Starting one
+    raises TransportError if it does not listen; the text has the end of its log.
     """
     with tempfile.TemporaryDirectory(prefix="glsnet-") as folder:
-        modules = ["encoder_service", *["decoder_service"] * decoders]
-        logs = [Path(folder, f"{module}-{i}.log") for i, module in enumerate(modules)]
         processes: list[asyncio.subprocess.Process] = []
+        numbers = count()
+
+        async def start(module: str, *arguments: str) -> str:
+            log = Path(folder, f"{module}-{next(numbers)}.log")
+            with log.open("wb") as handle:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", module, *arguments, "--until-stdin-closes", stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE, stderr=handle, start_new_session=True,
+                )
+            processes.append(process)
+            return await _address(module, process, log)
+
         try:
-            for module, log in zip(modules, logs, strict=True):
-                with log.open("wb") as handle:
-                    processes.append(await asyncio.create_subprocess_exec(
-                        sys.executable, "-m", module, "--until-stdin-closes", stdin=asyncio.subprocess.PIPE,
-                        stdout=asyncio.subprocess.PIPE, stderr=handle, start_new_session=True,
-                    ))
-            addresses = await asyncio.gather(*map(_address, modules, processes, logs))
-            yield addresses[0], list(addresses[1:])
+            yield start
         finally:
             await asyncio.shield(asyncio.gather(*map(_stop, processes)))
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from glsnet import codes
 from glsnet.codes import Code
 from glsnet.compression import DecoderSession, EncoderSession, Outcomes, terms_of
 from glsnet.errors import FrameError
-from glsnet.frames import Ack, End, Indices, Join, Terms, Turn, from_bytes, to_bytes
+from glsnet.frames import Terms, Traffic, carried
 from glsnet.lab.nature import Nature
 from glsnet.lab.processes import local_parties
 from glsnet.lab.settings import GaussianRun
@@ -31,11 +31,10 @@ from glsnet.race import FloatArray
 from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import SideInformation
 from glsnet.transport.control import Closed, Conductor, DecoderOrder, conducting
-from glsnet.transport.exchange import Metered, Traffic
+from glsnet.transport.exchange import Metered
 
 WINDOW = 8  # frames under way
 
-F = TypeVar("F", Join, Terms, Indices, Turn, End, Ack)
 
 
 @dataclass(frozen=True)
@@ -201,14 +200,6 @@ async def closings(encoder: Conductor, decoders: Sequence[Conductor]) -> tuple[b
     """The end of a session: the encoder's digest, and what each decoder's exchange took."""
     closed: Sequence[Closed] = await asyncio.gather(encoder.closed(), *(each.closed() for each in decoders))
     return closed[0].digest, [each.metered for each in closed if each.metered]
-
-
-def carried(frame: F) -> tuple[F, int]:
-    """The frame after a way as bytes, and how many those were."""
-    data = to_bytes(frame)
-    arrived = from_bytes(data)
-    assert isinstance(arrived, type(frame))
-    return arrived, len(data)
 
 
 def compile_once(code: Code, nature: Nature) -> None:

@@ -1,14 +1,16 @@
 """What a run is: every setting with its default, its range and its meaning."""
 
 from collections.abc import Iterable
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from glsnet.codes import DEFAULT_SIGMA2, LEAST_STEP, MOST_STEP
 from glsnet.errors import CallerError
 from glsnet.frames import MAX_COUNT
+from glsnet.language.sampling import MAX_TEMPERATURE
 from glsnet.randomness import MAX_BLOCKS
+from glsnet.verification import MAX_DRAFTS, MAX_LENGTH
 
 
 class Run(BaseModel):
@@ -90,6 +92,48 @@ class CouplingRun(Run):
     seed: int = Field(1, description="the seed that all parties share; the choice of pairs depends on it, too")
     transport: Literal["grpc", "direct"] = Field("grpc", description="grpc, or direct: in one process, no network")
     frame: int = Field(1000, ge=1, le=MAX_COUNT, description="samples in one batch, which share their frames")
+
+
+def _split(value: object) -> object:
+    """Text with commas, as it comes after --set, as a list."""
+    return [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+
+
+_Scheme = Literal["gls", "gls-strong", "daliri", "equality-check", "leviathan", "specinfer", "kseq",
+                  "block-verification", "none"]
+
+
+class SpeculationRun(Run):
+    """Speculative decoding over a file of prompts."""
+
+    experiment: Literal["schemes", "diverse", "matching", "consistency"] = Field(
+        "schemes", description="schemes: each scheme and K; diverse: two drafts of different temperatures; matching: "
+        "rates of one token beside theory, in this process; consistency: texts when the drafter's temperature changes"
+    )
+    target_model: str = Field("embedded-target", min_length=1, description="of the target that is started here: a "
+                              "name, a folder, or a model on Hugging Face")
+    draft_model: str = Field("embedded-drafter", min_length=1, description="of the draft server that is started here; "
+                             "its vocabulary must be the target's")
+    schemes: Annotated[tuple[_Scheme, ...] | None, BeforeValidator(_split)] = Field(
+        None, min_length=1, description="with commas; default: those that the experiment is about (see "
+        "glsnet.verification)"
+    )
+    drafts: Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_DRAFTS)], ...] | None, BeforeValidator(_split)] = Field(
+        None, min_length=1, description="values of K, with commas; default 1,2,4,8, for diverse 2, for consistency 4"
+    )
+    length: int | None = Field(None, ge=1, le=MAX_LENGTH, description="L, tokens of each draft in a block; default 4, "
+                               "for diverse 5")
+    prompts: int = Field(50, ge=1, le=10**6, description="how many prompts: the first so many, or all if they are "
+                         "fewer and this is not set")
+    max_tokens: int = Field(64, ge=1, le=2**20, description="to generate for each prompt, at most")
+    temperature: float | None = Field(None, ge=0, le=MAX_TEMPERATURE, description="of the target, and of drafters "
+                                      "unless the experiment sets theirs; 0 is greedy; default 1, for diverse 2")
+    top_k: int = Field(0, ge=0, description="only so many of the likeliest tokens; 0 is all")
+    top_p: float = Field(1.0, gt=0, le=1, description="only the fewest of the likeliest tokens with this probability")
+    contexts: int = Field(150, ge=2, le=10**6, description="of matching: how many, spread over the prompts' texts")
+    rounds: int = Field(400, ge=1, le=2**20, description="of matching: draws for each context and K")
+    seed: int = Field(1, description="the seed that target and drafters share")
+    transport: Literal["grpc", "direct"] = Field("grpc", description="grpc, or direct: in one process, no network")
 
 
 def _keys(model: type[BaseModel]) -> str:

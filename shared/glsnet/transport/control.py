@@ -8,25 +8,24 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from glsnet.compression import DecoderSession, EncoderSession, Outcomes, code_of
 from glsnet.conversation import AliceSession, BobSession, Draw, Drawn
 from glsnet.coupling import Scheme
 from glsnet.errors import CallerError, FrameError
-from glsnet.frames import Terms, terms_from_proto, terms_to_proto
+from glsnet.frames import Terms, Traffic, direction_from_proto, direction_to_proto, terms_from_proto, terms_to_proto
 from glsnet.race import FloatArray, IntArray
 from glsnet.sources.gaussian import SideInformation
 from glsnet.transport import rpc
-from glsnet.transport.exchange import Broadcast, Broadcasts, Metered, Traffic
+from glsnet.transport.exchange import Broadcast, Broadcasts, Metered
 from glsnet.transport.parties import run_alice, run_bob, run_decoder, run_encoder
 from glsnet.transport.rpc import log
 from glsnet.v1 import control_pb2 as pb
+from glsnet.v1 import exchange_pb2
 
-Message = TypeVar("Message", pb.Order, pb.Report)
 METHOD = "/glsnet.v1.Control/Conduct"
 AHEAD = 16  # orders of samples, or to draw, that a party takes before it has done the first
 
@@ -123,8 +122,8 @@ async def conduct_decoder(context: rpc.Context, encoder: str | None) -> None:
                                         lambda outcomes: _report(context, _outcomes(outcomes)))
             closed = pb.Closed(rounds=session.next_round, digest=session.digest)
         closed.meter.CopyFrom(pb.Meter(
-            setup=pb.Traffic(down=_direction(metered.setup_down), up=_direction(metered.setup_up)),
-            rounds=pb.Traffic(down=_direction(metered.rounds_down), up=_direction(metered.rounds_up)),
+            setup=_traffic(metered.setup_down, metered.setup_up),
+            rounds=_traffic(metered.rounds_down, metered.rounds_up),
         ))
         await _report(context, pb.Report(closed=closed))
     finally:
@@ -168,7 +167,7 @@ class Conductor:
         metered = None
         if closed.HasField("meter"):
             setup, rounds = closed.meter.setup, closed.meter.rounds
-            metered = Metered(*map(_traffic, (setup.down, setup.up, rounds.down, rounds.up)))
+            metered = Metered(*map(direction_from_proto, (setup.down, setup.up, rounds.down, rounds.up)))
         return Closed(closed.rounds, closed.digest, metered)
 
     async def opened(self) -> None:
@@ -177,7 +176,7 @@ class Conductor:
 
     async def _report(self, kind: str) -> pb.Report:
         data = await rpc.receive(self._call, self._peer)
-        report = _parsed(pb.Report, data or b"")
+        report = rpc.parsed(pb.Report, data or b"")
         if report.WhichOneof("report") != kind:
             raise FrameError(f"{self._peer}: expected a report of kind {kind}, got {report.WhichOneof('report')}")
         return report
@@ -241,7 +240,7 @@ class _Orders:
     async def _read(self, context: rpc.Context, kind: str) -> None:
         try:
             while (data := await rpc.read(context)) is not None:
-                order = _parsed(pb.Order, data)
+                order = rpc.parsed(pb.Order, data)
                 if order.WhichOneof("order") != kind:
                     raise FrameError(f"order: expected {kind} after open, got {order.WhichOneof('order')}")
                 await self._queue.put(order)
@@ -251,7 +250,7 @@ class _Orders:
 
 
 async def _opening(context: rpc.Context) -> pb.Open:
-    order = _parsed(pb.Order, await rpc.read(context) or b"")
+    order = rpc.parsed(pb.Order, await rpc.read(context) or b"")
     if order.WhichOneof("order") != "open":
         raise FrameError(f"order: expected open first, got {order.WhichOneof('order')}")
     return order.open
@@ -302,19 +301,5 @@ def _sized(data: bytes, count: int) -> bytes:
     return data
 
 
-def _direction(traffic: Traffic) -> pb.Direction:
-    return pb.Direction(packed=traffic.packed, protobuf=traffic.protobuf, stream=traffic.stream, ip=traffic.ip)
-
-
-def _traffic(message: pb.Direction) -> Traffic:
-    ip = message.ip if message.HasField("ip") else None
-    return Traffic(message.packed, message.protobuf, message.stream, ip)
-
-
-def _parsed(kind: type[Message], data: bytes) -> Message:
-    message = kind()
-    try:
-        message.ParseFromString(data)
-    except DecodeError as error:
-        raise FrameError(f"{kind.__name__.lower()}: expected a whole message, got {len(data)} bytes") from error
-    return message
+def _traffic(down: Traffic, up: Traffic) -> exchange_pb2.Traffic:
+    return exchange_pb2.Traffic(down=direction_to_proto(down), up=direction_to_proto(up))

@@ -14,11 +14,12 @@ import grpc
 
 from glsnet.compression import DecoderSession
 from glsnet.conversation import AliceSession
+from glsnet.drafting import DraftSession
 from glsnet.errors import FrameError, GlsnetError, TermsError
-from glsnet.frames import End, Frame, Indices, Join, Refusal, Terms, Turn, from_bytes, to_bytes
+from glsnet.frames import End, Frame, Indices, Join, Refusal, Terms, Traffic, Turn, from_bytes, to_bytes
 from glsnet.joining import Host
 from glsnet.transport import rpc
-from glsnet.transport.meter import Meter
+from glsnet.transport.meter import Meter, Reading
 from glsnet.transport.rpc import log
 
 Session = TypeVar("Session", bound=Host)
@@ -81,6 +82,11 @@ class Broadcast(Generic[Session]):
         for outgoing in self._outgoing.values():
             outgoing.put_nowait(data)
 
+    def send_to(self, stream: int, frame: Frame) -> None:
+        """Queue one frame for the decoder on a stream, if it is there."""
+        if stream in self._outgoing:
+            self._outgoing[stream].put_nowait(to_bytes(frame))
+
     def end(self, error: GlsnetError | None = None) -> None:
         """End every decoder's stream, after what is queued, with an error or well."""
         for outgoing in self._outgoing.values():
@@ -123,16 +129,6 @@ async def serve_join(context: rpc.Context, broadcasts: Broadcasts) -> None:
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """Bytes of one exchange in one direction; ip is None where the kernel does not count segments."""
-
-    packed: int
-    protobuf: int
-    stream: int
-    ip: int | None
-
-
-@dataclass(frozen=True)
 class Metered:
     """A decoder's exchange: set-up (connection, Join, Terms) apart from the rounds, towards it (down) and back (up)."""
 
@@ -164,12 +160,14 @@ class Line:
         self._call, self._meter = call, meter
         self._down, self._up = _Count(), _Count()
         self._setup = self._last = meter.read()
+        self.size = 0  # bytes of the last frame that was sent or received
         self._joined: tuple[Traffic, Traffic] | None = None
 
     async def send(self, frame: Frame) -> None:
         """Put a frame on the stream; raises GlsnetError if the encoder has ended it with an error."""
         data = to_bytes(frame)
         await rpc.send(self._call, self.peer, data)
+        self.size = len(data)
         self._up.add(frame, data)
 
     async def receive(self) -> Frame | None:
@@ -179,8 +177,13 @@ class Line:
             return None
         self._last = self._meter.read()
         frame = from_bytes(data)
+        self.size = len(data)
         self._down.add(frame, data)
         return frame
+
+    def reading(self) -> Reading:
+        """What has passed the socket so far."""
+        return self._meter.read()
 
     def set_up(self) -> None:
         """All that has passed until now is set-up."""
@@ -205,8 +208,8 @@ class Line:
 
 
 @asynccontextmanager
-async def joined(session: DecoderSession | AliceSession, encoder: str, agreed: Callable[[], Awaitable[None]]
-                 ) -> AsyncIterator[Line]:
+async def joined(session: DecoderSession | AliceSession | DraftSession, encoder: str,
+                 agreed: Callable[[], Awaitable[None]]) -> AsyncIterator[Line]:
     """Join at `encoder` (HOST:PORT), agree, call `agreed`, and give the stream; an error within is told the encoder.
 
     Raises:

@@ -4,12 +4,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError, Message
 
 from glsnet.errors import CallerError, FrameError, GlsnetError, TermsError, TransportError
 
+M = TypeVar("M", bound=Message)
 log = logging.getLogger("glsnet")
 
 CONNECT_SECONDS = 30.0
@@ -97,6 +100,16 @@ def translated(peer: str) -> Iterator[None]:
         lost = error.code() is grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core"
         details = "ended the stream while it was being sent to" if lost else error.details()
         raise _ERROR.get(error.code(), TransportError)(f"{peer}: {details}") from error
+
+
+def parsed(kind: type[M], data: bytes) -> M:
+    """The message that these bytes are; raises FrameError if they end or break off early."""
+    message = kind()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise FrameError(f"{kind.__name__.lower()}: expected a whole message, got {len(data)} bytes") from error
+    return message
 
 
 async def read(context: Context) -> bytes | None:

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 import grpc
@@ -22,12 +22,22 @@ Job = Callable[[], Awaitable[None]]
 Listen = Annotated[str, typer.Option(help="HOST:PORT to serve on; port 0 lets the system choose, and it is printed.")]
 UntilStdinCloses = Annotated[bool, typer.Option("--until-stdin-closes", help="Stop when standard input ends, as the "
                                                 "lab does for the parties that it starts.")]
+ModelName = Annotated[str, typer.Option(help="embedded-target or embedded-drafter, which come with glsnet; or a "
+                                        "folder, or the Hugging Face name, of a causal language model.")]
+Device = Annotated[str, typer.Option(help="Where the model runs, as torch calls it: cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[str, typer.Option(help="The model's arithmetic: float64, float32, bfloat16 or float16.")]
+Seed = Annotated[int, typer.Option(envvar="GLSNET_SEED", help="Seed that all parties share.")]
 
 
-def command(main: Callable[..., None]) -> None:
-    """Run a service's `main` with the options of the command line; no traceback would show its seed."""
+def command(main: Callable[..., None], **others: Callable[..., None]) -> None:
+    """Run a service's `main`, or another command by its name, with the options of the command line.
+
+    No traceback would show its seed.
+    """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-    app.command()(main)
+    app.callback(invoke_without_command=True)(main)
+    for name, other in others.items():
+        app.command(name)(other)
     app()
 
 
@@ -45,7 +55,13 @@ def run(name: str, listen: str, methods: Mapping[str, Handler], job: Job | None,
     log.info("stopped")
 
 
-async def _serve(listen: str, methods: Mapping[str, Handler], job: Job | None, until_stdin_closes: bool) -> None:
+@asynccontextmanager
+async def serving(listen: str, methods: Mapping[str, Handler]) -> AsyncIterator[int]:
+    """Serve on HOST:PORT, with health checks; gives the port. Calls that are open on leaving have STOP_SECONDS.
+
+    Raises:
+        TransportError: the address cannot be listened on.
+    """
     server = grpc.aio.server(options=[*OPTIONS, ("grpc.so_reuseport", 0)])
     checks = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in its stubs
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -55,27 +71,34 @@ async def _serve(listen: str, methods: Mapping[str, Handler], job: Job | None, u
     except RuntimeError as error:
         raise TransportError(f"{listen}: cannot be listened on; is the port taken, is the host this one?") from error
     await server.start()
-    for service in ("", *{path.split("/")[1] for path in methods}):
-        await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
-    print(f"listening on {listen.rpartition(':')[0]}:{port}", flush=True)
-    stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
-    if job is not None:
-        waits.append(asyncio.ensure_future(job()))
-    if until_stdin_closes:
-        waits.append(asyncio.ensure_future(_end_of_stdin()))
     try:
-        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in done:
-            wait.result()
+        for service in ("", *{path.split("/")[1] for path in methods}):
+            await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
+        yield port
     finally:
-        for wait in waits:
-            wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
         await checks.enter_graceful_shutdown()
         await server.stop(STOP_SECONDS)
+
+
+async def _serve(listen: str, methods: Mapping[str, Handler], job: Job | None, until_stdin_closes: bool) -> None:
+    async with serving(listen, methods) as port:
+        print(f"listening on {listen.rpartition(':')[0]}:{port}", flush=True)
+        stop = asyncio.Event()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
+        if job is not None:
+            waits.append(asyncio.ensure_future(job()))
+        if until_stdin_closes:
+            waits.append(asyncio.ensure_future(_end_of_stdin()))
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in done:
+                wait.result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
 
 async def _end_of_stdin() -> None:

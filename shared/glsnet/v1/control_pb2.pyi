@@ -117,26 +117,6 @@ class Meter(_message.Message):
     __slots__ = ("setup", "rounds")
     SETUP_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
-    setup: Traffic
-    rounds: Traffic
-    def __init__(self, setup: _Optional[_Union[Traffic, _Mapping]] = ..., rounds: _Optional[_Union[Traffic, _Mapping]] = ...) -> None: ...
-
-class Traffic(_message.Message):
-    __slots__ = ("down", "up")
-    DOWN_FIELD_NUMBER: _ClassVar[int]
-    UP_FIELD_NUMBER: _ClassVar[int]
-    down: Direction
-    up: Direction
-    def __init__(self, down: _Optional[_Union[Direction, _Mapping]] = ..., up: _Optional[_Union[Direction, _Mapping]] = ...) -> None: ...
-
-class Direction(_message.Message):
-    __slots__ = ("packed", "protobuf", "stream", "ip")
-    PACKED_FIELD_NUMBER: _ClassVar[int]
-    PROTOBUF_FIELD_NUMBER: _ClassVar[int]
-    STREAM_FIELD_NUMBER: _ClassVar[int]
-    IP_FIELD_NUMBER: _ClassVar[int]
-    packed: int
-    protobuf: int
-    stream: int
-    ip: int
-    def __init__(self, packed: _Optional[int] = ..., protobuf: _Optional[int] = ..., stream: _Optional[int] = ..., ip: _Optional[int] = ...) -> None: ...
+    setup: _exchange_pb2.Traffic
+    rounds: _exchange_pb2.Traffic
+    def __init__(self, setup: _Optional[_Union[_exchange_pb2.Traffic, _Mapping]] = ..., rounds: _Optional[_Union[_exchange_pb2.Traffic, _Mapping]] = ...) -> None: ...

@@ -1,12 +1,13 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Frame(_message.Message):
-    __slots__ = ("join", "terms", "indices", "end", "ack", "refusal", "candidates", "darts", "verdicts", "everything")
+    __slots__ = ("join", "terms", "indices", "end", "ack", "refusal", "candidates", "darts", "verdicts", "everything", "drafts", "accepted", "wanted", "row", "prompt", "done", "spent")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
     INDICES_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +18,13 @@ class Frame(_message.Message):
     DARTS_FIELD_NUMBER: _ClassVar[int]
     VERDICTS_FIELD_NUMBER: _ClassVar[int]
     EVERYTHING_FIELD_NUMBER: _ClassVar[int]
+    DRAFTS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    SPENT_FIELD_NUMBER: _ClassVar[int]
     join: Join
     terms: Terms
     indices: Indices
@@ -27,20 +35,29 @@ class Frame(_message.Message):
     darts: Turn
     verdicts: Turn
     everything: Turn
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., indices: _Optional[_Union[Indices, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., candidates: _Optional[_Union[Turn, _Mapping]] = ..., darts: _Optional[_Union[Turn, _Mapping]] = ..., verdicts: _Optional[_Union[Turn, _Mapping]] = ..., everything: _Optional[_Union[Turn, _Mapping]] = ...) -> None: ...
+    drafts: Tokens
+    accepted: Tokens
+    wanted: Wanted
+    row: Row
+    prompt: Prompt
+    done: Done
+    spent: Spent
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., indices: _Optional[_Union[Indices, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., candidates: _Optional[_Union[Turn, _Mapping]] = ..., darts: _Optional[_Union[Turn, _Mapping]] = ..., verdicts: _Optional[_Union[Turn, _Mapping]] = ..., everything: _Optional[_Union[Turn, _Mapping]] = ..., drafts: _Optional[_Union[Tokens, _Mapping]] = ..., accepted: _Optional[_Union[Tokens, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., spent: _Optional[_Union[Spent, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("session", "stream", "expected")
+    __slots__ = ("session", "stream", "expected", "streams")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
     session: str
     stream: int
     expected: Terms
-    def __init__(self, session: _Optional[str] = ..., stream: _Optional[int] = ..., expected: _Optional[_Union[Terms, _Mapping]] = ...) -> None: ...
+    streams: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session: _Optional[str] = ..., stream: _Optional[int] = ..., expected: _Optional[_Union[Terms, _Mapping]] = ..., streams: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Terms(_message.Message):
-    __slots__ = ("protocol", "seed_digest", "scheme", "decoders", "l_max", "width", "normal", "stream", "finite", "packing")
+    __slots__ = ("protocol", "seed_digest", "scheme", "decoders", "l_max", "width", "normal", "stream", "finite", "packing", "vocabulary")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SEED_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SCHEME_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +68,7 @@ class Terms(_message.Message):
     STREAM_FIELD_NUMBER: _ClassVar[int]
     FINITE_FIELD_NUMBER: _ClassVar[int]
     PACKING_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     seed_digest: str
     scheme: str
@@ -61,7 +79,8 @@ class Terms(_message.Message):
     stream: int
     finite: Finite
     packing: str
-    def __init__(self, protocol: _Optional[int] = ..., seed_digest: _Optional[str] = ..., scheme: _Optional[str] = ..., decoders: _Optional[int] = ..., l_max: _Optional[int] = ..., width: _Optional[int] = ..., normal: _Optional[_Union[Normal, _Mapping]] = ..., stream: _Optional[int] = ..., finite: _Optional[_Union[Finite, _Mapping]] = ..., packing: _Optional[str] = ...) -> None: ...
+    vocabulary: str
+    def __init__(self, protocol: _Optional[int] = ..., seed_digest: _Optional[str] = ..., scheme: _Optional[str] = ..., decoders: _Optional[int] = ..., l_max: _Optional[int] = ..., width: _Optional[int] = ..., normal: _Optional[_Union[Normal, _Mapping]] = ..., stream: _Optional[int] = ..., finite: _Optional[_Union[Finite, _Mapping]] = ..., packing: _Optional[str] = ..., vocabulary: _Optional[str] = ...) -> None: ...
 
 class Finite(_message.Message):
     __slots__ = ("items", "epsilon")
@@ -124,3 +143,113 @@ class Refusal(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     reason: str
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class Prompt(_message.Message):
+    __slots__ = ("request", "seed", "scheme", "drafts", "length", "max_tokens", "temperatures", "top_k", "top_p", "count", "packed", "checksum")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    SCHEME_FIELD_NUMBER: _ClassVar[int]
+    DRAFTS_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURES_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    request: int
+    seed: int
+    scheme: str
+    drafts: int
+    length: int
+    max_tokens: int
+    temperatures: _containers.RepeatedScalarFieldContainer[float]
+    top_k: int
+    top_p: float
+    count: int
+    packed: bytes
+    checksum: int
+    def __init__(self, request: _Optional[int] = ..., seed: _Optional[int] = ..., scheme: _Optional[str] = ..., drafts: _Optional[int] = ..., length: _Optional[int] = ..., max_tokens: _Optional[int] = ..., temperatures: _Optional[_Iterable[float]] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., count: _Optional[int] = ..., packed: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
+
+class Tokens(_message.Message):
+    __slots__ = ("request", "position", "count", "packed", "probabilities")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    request: int
+    position: int
+    count: int
+    packed: bytes
+    probabilities: bytes
+    def __init__(self, request: _Optional[int] = ..., position: _Optional[int] = ..., count: _Optional[int] = ..., packed: _Optional[bytes] = ..., probabilities: _Optional[bytes] = ...) -> None: ...
+
+class Wanted(_message.Message):
+    __slots__ = ("request", "position", "stream", "depth")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    request: int
+    position: int
+    stream: int
+    depth: int
+    def __init__(self, request: _Optional[int] = ..., position: _Optional[int] = ..., stream: _Optional[int] = ..., depth: _Optional[int] = ...) -> None: ...
+
+class Row(_message.Message):
+    __slots__ = ("request", "position", "stream", "depth", "count", "packed", "checksum")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    request: int
+    position: int
+    stream: int
+    depth: int
+    count: int
+    packed: bytes
+    checksum: int
+    def __init__(self, request: _Optional[int] = ..., position: _Optional[int] = ..., stream: _Optional[int] = ..., depth: _Optional[int] = ..., count: _Optional[int] = ..., packed: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
+
+class Done(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: int
+    def __init__(self, request: _Optional[int] = ...) -> None: ...
+
+class Spent(_message.Message):
+    __slots__ = ("request", "seconds", "traffic", "alone")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
+    request: int
+    seconds: float
+    traffic: Traffic
+    alone: bool
+    def __init__(self, request: _Optional[int] = ..., seconds: _Optional[float] = ..., traffic: _Optional[_Union[Traffic, _Mapping]] = ..., alone: _Optional[bool] = ...) -> None: ...
+
+class Traffic(_message.Message):
+    __slots__ = ("down", "up")
+    DOWN_FIELD_NUMBER: _ClassVar[int]
+    UP_FIELD_NUMBER: _ClassVar[int]
+    down: Direction
+    up: Direction
+    def __init__(self, down: _Optional[_Union[Direction, _Mapping]] = ..., up: _Optional[_Union[Direction, _Mapping]] = ...) -> None: ...
+
+class Direction(_message.Message):
+    __slots__ = ("packed", "protobuf", "stream", "ip")
+    PACKED_FIELD_NUMBER: _ClassVar[int]
+    PROTOBUF_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    IP_FIELD_NUMBER: _ClassVar[int]
+    packed: int
+    protobuf: int
+    stream: int
+    ip: int
+    def __init__(self, packed: _Optional[int] = ..., protobuf: _Optional[int] = ..., stream: _Optional[int] = ..., ip: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,46 @@
+"""A draft server of speculative decoding: a decoder, which draws X(k) on each of its streams."""
+
+import time
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from glsnet.drafting import DraftSession
+from glsnet.errors import CallerError
+from glsnet.language import models
+from glsnet.randomness import seed_from_integer
+from glsnet.transport import parties, rpc, service, speculating
+
+
+def draft(
+    target: Annotated[str, typer.Option(help="HOST:PORT of the target server, to join there.")],
+    listen: service.Listen = "127.0.0.1:0",
+    model: service.ModelName = "embedded-drafter",
+    streams: Annotated[str, typer.Option(help="Streams to draft on, for instance 0,1. Default: one, which the target "
+                                         "assigns.")] = "",
+    seed: service.Seed = 0,
+    device: service.Device = "cpu",
+    dtype: service.Dtype = "float32",
+    until_stdin_closes: service.UntilStdinCloses = False,
+) -> None:
+    """Serve as a draft server: propose tokens for the target's requests, until the target ends.
+
+    `python -m decoder_service draft --target HOST:7000 --streams 0,1 --seed 7`. The model must have the target's
+    vocabulary; drafts of all streams go through it together. --listen answers health checks.
+    """
+    try:
+        rpc.check_address(target)
+        session = DraftSession(models.load(model, device, dtype), seed_from_integer(seed), _streams(streams),
+                               time.perf_counter)
+    except CallerError as error:
+        raise typer.BadParameter(str(error)) from error
+    service.run("draft", listen, {}, partial(speculating.run_draft, session, target, parties.nothing),
+                until_stdin_closes)
+
+
+def _streams(text: str) -> list[int]:
+    numbers = [number.strip() for number in text.split(",") if number.strip()]
+    if not all(number.isdecimal() for number in numbers):
+        raise CallerError(f"streams: expected numbers with commas between them, got {text!r}")
+    return [int(number) for number in numbers]

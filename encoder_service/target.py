@@ -1,0 +1,46 @@
+"""The target server of speculative decoding: the encoder, which draws Y."""
+
+import time
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from glsnet.errors import CallerError
+from glsnet.language import models
+from glsnet.randomness import seed_from_integer
+from glsnet.speculation import TargetSession
+from glsnet.transport import exchange, service, speculating
+from glsnet.transport.exchange import Broadcast
+from glsnet.verification import MAX_DRAFTS
+
+
+def target(
+    listen: service.Listen = "127.0.0.1:0",
+    model: service.ModelName = "embedded-target",
+    streams: Annotated[int, typer.Option(min=1, max=MAX_DRAFTS, help="How many streams draft servers may take: K of a "
+                                         "request at most, and by default.")] = 1,
+    seed: service.Seed = 0,
+    device: service.Device = "cpu",
+    dtype: service.Dtype = "float32",
+    until_stdin_closes: service.UntilStdinCloses = False,
+) -> None:
+    """Serve a language model as the target of speculative decoding.
+
+    `python -m encoder_service target --listen 0.0.0.0:7000 --streams 2 --seed 7`, then a draft server for each stream,
+    `python -m decoder_service draft --target HOST:7000 --seed 7`, and `glsnet generate --target HOST:7000 --prompt ...`
+    from anywhere. Draft servers may come and go between requests; one that is lost never stops a request.
+
+    Any gRPC client can generate, too: proto/glsnet/v1/generation.proto.
+    """
+    try:
+        session = TargetSession(models.load(model, device, dtype), seed_from_integer(seed), streams, time.perf_counter)
+    except CallerError as error:
+        raise typer.BadParameter(str(error)) from error
+    broadcast = Broadcast(session)
+    methods = {
+        exchange.METHOD: partial(exchange.serve_join, broadcasts={session.session: broadcast}),
+        speculating.STATUS: partial(speculating.serve_status, session=session),
+        speculating.METHOD: partial(speculating.serve_generate, broadcast=broadcast),
+    }
+    service.run("target", listen, methods, None, until_stdin_closes)
