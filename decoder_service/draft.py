@@ -10,7 +10,7 @@ from glsnet.drafting import DraftSession
 from glsnet.errors import CallerError
 from glsnet.language import models
 from glsnet.randomness import seed_from_integer
-from glsnet.transport import parties, rpc, service, speculating
+from glsnet.transport import rpc, service, speculating
 
 
 def draft(
@@ -35,8 +35,10 @@ def draft(
                                time.perf_counter)
     except CallerError as error:
         raise typer.BadParameter(str(error)) from error
-    service.run("draft", listen, {}, partial(speculating.run_draft, session, target, parties.nothing),
-                until_stdin_closes)
+    async def agreed() -> None:
+        print(f"joined {target}", flush=True)
+
+    service.run("draft", listen, {}, partial(speculating.run_draft, session, target, agreed), until_stdin_closes)
 
 
 def _streams(text: str) -> list[int]:

@@ -255,8 +255,8 @@ def test_a_run_over_grpc(checkpoints: Path, tmp_path: Path) -> None:
     assert result == json.loads((tmp_path / "out" / "schemes.json").read_text())
 
 
-def test_a_target_without_enough_draft_servers(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with service("encoder_service", "target", "--model", str(checkpoints / "target"), "--streams", "2") as target:
+def test_a_target_without_enough_draft_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    with service("encoder_service", "target", "--streams", "2") as target:
         monkeypatch.setattr(speculated, "READY_SECONDS", 0.2)
         settings = SpeculationRun.parsed(["schemes=gls", "drafts=2"])
         with pytest.raises(TransportError, match=r"draft servers on all of 2 streams within .* got them on 0"):
@@ -264,6 +264,13 @@ def test_a_target_without_enough_draft_servers(checkpoints: Path, monkeypatch: p
         settings = SpeculationRun.parsed(["schemes=gls", "drafts=3"])
         with pytest.raises(CallerError, match="K up to 2, the streams of the target"):
             asyncio.run(speculated.run(settings, PROMPTS, target.address, ignore))
+
+
+def test_a_draft_server_that_cannot_join_ends_the_run_with_its_log(checkpoints: Path) -> None:
+    """Its model's vocabulary is not the target's."""
+    done = glsnet("run", "speculation", "--set", f"draft_model={checkpoints / 'drafter'}", code=1)
+    assert "decoder_service: expected it to say 'joined '" in done.stderr
+    assert "the encoder has 2048, the decoder expects" in done.stderr
 
 
 def test_targets_that_run_already_have_settings_of_their_own() -> None:

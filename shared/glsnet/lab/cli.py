@@ -32,7 +32,7 @@ from glsnet.lab import nature as natures
 from glsnet.lab.pairs import Pair, language_pairs, read_pairs
 from glsnet.lab.runner import Drawn, Parties
 from glsnet.lab.settings import CouplingRun, GaussianRun, Run, SpeculationRun
-from glsnet.lab.terminal import interruptible
+from glsnet.lab.terminal import AsJson, Assignments, interruptible
 from glsnet.sources.samples import write_atomically
 from glsnet.transport.rpc import check_address
 
@@ -64,13 +64,11 @@ FigureFolder = Annotated[Path, typer.Option(help="Folder for the CSV and the PNG
 FigureSeed = Annotated[int, typer.Option(help="Seed of the session, and of the choice of pairs.")]
 
 
-Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; may be given "
-                                                        "again. All are listed below.")]
 EncoderAddress = Annotated[str | None, typer.Option("--encoder", metavar="HOST:PORT", help="An encoder service that "
                                                     "runs already. Default: one is started here.")]
 DecoderAddresses = Annotated[list[str] | None, typer.Option("--decoder", metavar="HOST:PORT", help="A decoder service "
                                                             "that runs already; once for each decoder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+
 
 
 @run_app.command(epilog=_settings(GaussianRun))

@@ -21,16 +21,12 @@ from glsnet.lab.prompts import Prompts
 from glsnet.lab.report import table_of
 from glsnet.lab.settings import SpeculationRun
 from glsnet.lab.speculated import Pair, Row
-from glsnet.lab.terminal import interruptible
+from glsnet.lab.terminal import AsJson, Assignments, interruptible
 from glsnet.language import models
 from glsnet.sources.samples import write_atomically
 from glsnet.transport.rpc import check_address
 
 OWN = ("target_model", "draft_model", "seed")  # settings that parties which run already have of their own
-
-Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; may be given "
-                                                        "again. All are listed below.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 
 
 def speculation(

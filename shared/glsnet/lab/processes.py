@@ -12,6 +12,7 @@ from glsnet.errors import TransportError
 
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
+JOINED = "joined "  # what a draft server says once it has agreed with its target
 
 
 @asynccontextmanager
@@ -26,11 +27,13 @@ async def local_parties(decoders: int) -> AsyncIterator[tuple[str, list[str]]]:
 async def local_speculation(target: Sequence[str], drafters: Sequence[Sequence[str]]) -> AsyncIterator[str]:
     """Start a target server and its draft servers, each with these options; give the target's address.
 
-    The draft servers may still be on their way to the target.
+    Raises:
+        TransportError: one does not start, or a draft server does not join; the text has the end of its log.
     """
     async with _processes() as start:
         address = await start("encoder_service", "target", *target)
-        await asyncio.gather(*(start("decoder_service", "draft", "--target", address, *each) for each in drafters))
+        await asyncio.gather(*(start("decoder_service", "draft", "--target", address, *each, then=JOINED)
+                               for each in drafters))
         yield address
 
 
@@ -39,13 +42,13 @@ async def _processes() -> AsyncIterator[Callable[..., Awaitable[str]]]:
     """Gives what starts a module with arguments and gives its address; all that were started are stopped on leaving.
 
     A party also stops by itself when this process ends, however it ends: its standard input then closes. Starting one
-    raises TransportError if it does not listen; the text has the end of its log.
+    raises TransportError if it does not listen, or does not say `then` after that; the text has the end of its log.
     """
     with tempfile.TemporaryDirectory(prefix="glsnet-") as folder:
         processes: list[asyncio.subprocess.Process] = []
         numbers = count()
 
-        async def start(module: str, *arguments: str) -> str:
+        async def start(module: str, *arguments: str, then: str | None = None) -> str:
             log = Path(folder, f"{module}-{next(numbers)}.log")
             with log.open("wb") as handle:
                 process = await asyncio.create_subprocess_exec(
@@ -53,7 +56,10 @@ async def _processes() -> AsyncIterator[Callable[..., Awaitable[str]]]:
                     stdout=asyncio.subprocess.PIPE, stderr=handle, start_new_session=True,
                 )
             processes.append(process)
-            return await _address(module, process, log)
+            address = await _said(module, process, log, "listening on ")
+            if then is not None:
+                await _said(module, process, log, then)
+            return address
 
         try:
             yield start
@@ -61,14 +67,16 @@ async def _processes() -> AsyncIterator[Callable[..., Awaitable[str]]]:
             await asyncio.shield(asyncio.gather(*map(_stop, processes)))
 
 
-async def _address(module: str, process: asyncio.subprocess.Process, log: Path) -> str:
+async def _said(module: str, process: asyncio.subprocess.Process, log: Path, beginning: str) -> str:
+    """What follows this in a process's next line of output."""
     assert process.stdout is not None
     with suppress(TimeoutError):
         line = (await asyncio.wait_for(process.stdout.readline(), START_SECONDS)).decode()
-        if line.startswith("listening on "):
-            return line.removeprefix("listening on ").strip()
+        if line.startswith(beginning):
+            return line.removeprefix(beginning).strip()
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-    raise TransportError(f"{module}: expected it to listen within {START_SECONDS:.0f} s, it did not; its log:\n{tail}")
+    raise TransportError(f"{module}: expected it to say {beginning!r} within {START_SECONDS:.0f} s, it did not; its "
+                         f"log:\n{tail}")
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
