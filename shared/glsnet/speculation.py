@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from glsnet import bits, rows
 from glsnet.drafting import SESSION, Clock, DraftSession, block_length, request_key, terms_of
-from glsnet.errors import CallerError, FrameError, GlsnetError, PeerError, TermsError, TransportError
+from glsnet.errors import CallerError, FrameError, PeerError, TermsError, TransportError
 from glsnet.frames import (
     NO_TRAFFIC,
     Done,
@@ -163,7 +163,7 @@ class Generation:
             raise CallerError(f"prompt: expected at most {model.context - 1} tokens, which leaves one of the target's "
                               f"context, got {len(prompt)}; shorten it")
         self.number, self.finished = number, Finished()
-        self.failed: GlsnetError | None = None
+        self.failed: PeerError | None = None
         self.over = False
         self.outgoing: deque[tuple[int, OfRequest]] = deque()
         self._request, self._model, self._key, self._clock = request, model, key, clock
@@ -216,17 +216,8 @@ class Generation:
         self._answered()
 
     def leave(self, server: int) -> None:
-        """Go on without a draft server and its drafts, from the next step on.
-
-        Not if its distribution has been asked for: to drop a draft because of what came of its test would be no exact
-        sample any more.
-        """
+        """Go on without a draft server, from the next block on that is not verified yet."""
         self._gone.add(server)
-        if self._block.wanted is not None and server in self._waiting and not self.finished.reason:
-            self.failed = TransportError(
-                f"draft server of stream {server}: lost when its distribution was needed, without which scheme "
-                f"{self._request.scheme} cannot draw the next token; ask again"
-            )
         self._answered()
 
     def to_send(self) -> Iterator[tuple[int, OfRequest]]:
@@ -241,14 +232,20 @@ class Generation:
 
         Raises:
             CallerError: the scheme cannot have these drafts, or the model's logits are none.
-            GlsnetError: see `failed`.
+            TransportError: a draft server was lost whose distribution is needed.
+            PeerError: see `failed`.
         """
         if self.failed is not None:
             raise self.failed
         since = self._clock()
-        for server in self._gone & {*self._streams}:
-            for k in self._streams.pop(server):
-                self._block.drafts.pop(k, None)
+        if self._block.wanted is not None:  # then it will not come: to go on without its draft, because of what came
+            k, _ = self._block.wanted  # of its test, would be no exact sample any more
+            raise TransportError(f"draft server of stream {k}: lost when its distribution was needed, without which "
+                                 f"scheme {self._request.scheme} cannot draw the next token; ask again")
+        if self._block.q is None:
+            for server in self._gone & {*self._streams}:
+                for k in self._streams.pop(server):
+                    self._block.drafts.pop(k, None)
         try:
             streams = sorted(self._block.drafts)
             verified = self._verified(streams)
@@ -348,19 +345,15 @@ class Generation:
     def _verified(self, streams: list[int]) -> Verified:
         """The block through the model and the scheme; raises _Missing if a row of p is needed that is not there."""
         block, request = self._block, self._request
-        if not streams:
-            tokens = np.zeros((1, 0), np.int64)
-        else:
-            tokens = np.array([block.drafts[k] for k in streams])
+        tokens = np.array([block.drafts[k] for k in streams]) if streams else np.zeros((1, 0), np.int64)
         paths = [tuple(draft) for draft in tokens.tolist()]
         if block.q is None:
             prefixes = [*dict.fromkeys(path[:j] for path in paths for j in range(len(path) + 1))]
-            block.q = dict(zip(prefixes, self._cache.logits(prefixes), strict=True))
-        q = _Processed(block.q, request.sampling)
+            block.q = _Processed(dict(zip(prefixes, self._cache.logits(prefixes), strict=True)), request.sampling)
         length = tokens.shape[1]
         return verify(request.scheme, self._key, Block(
             self._position, tokens,
-            [_Lazy(length + 1, partial(q.along, path)) for path in paths],
+            [_Lazy(length + 1, partial(block.q.along, path)) for path in paths],
             [_Lazy(length, partial(block.row, k, draft)) for draft, k in enumerate(streams or [0])],
             np.array([block.singles[k] for k in streams]) if streams and request.scheme in RATIOS else None,
             streams or [0], request.drafts,
@@ -419,7 +412,7 @@ class _Block:
         self.singles: dict[int, FloatArray] = {}
         self.rows: dict[tuple[int, int], FloatArray] = {}
         self.wanted: tuple[int, int] | None = None
-        self.q: dict[tuple[int, ...], FloatArray] | None = None
+        self.q: _Processed | None = None
 
     def row(self, stream: int, draft: int, depth: int) -> FloatArray:
         """The row of a stream at a depth; raises _Missing if it has not come."""
