@@ -4,7 +4,7 @@ PYTHON ?= python3
 .PHONY: help demo test lint bench proto clean
 
 help:
-	@echo "make demo    one encoder and four decoders compress 50,000 samples over gRPC, then a small sweep and its report"
+	@echo "make demo    one encoder and four decoders compress 50,000 samples over gRPC, then a small sweep, its report, and some text"
 	@echo "make test    ruff, mypy and the tests"
 	@echo "make bench   the speed claims, as ratios within one run"
 	@echo "make proto   regenerate shared/glsnet/v1 from proto/"
@@ -28,6 +28,8 @@ demo: .venv/.installed
 	.venv/bin/glsnet run gaussian
 	.venv/bin/glsnet sweep demo --output results/demo
 	.venv/bin/glsnet report results/demo
+	.venv/bin/glsnet generate --seed 7 --temperature 0.6 --max-tokens 60 --prompt \
+	  'Question: Ann sells 12 cakes a day for $$3 each. How much money does she make in 5 days?\nAnswer:'
 
 lint: .venv/.installed-dev
 	.venv/bin/ruff check .

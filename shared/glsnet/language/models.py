@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 from glsnet.errors import CallerError
-from glsnet.language.embedded import EmbeddedModel
 from glsnet.race import FloatArray
 
 PAIR = {f"embedded-{role}": Path(__file__).parent / "pair" / role for role in ("target", "drafter")}
@@ -114,6 +113,8 @@ def load(name: str, device: str = "cpu", dtype: str = "float32") -> LanguageMode
             would be wrong for; or torch and transformers are not installed.
     """
     if name in PAIR and (device, dtype) == ("cpu", "float32"):
+        from glsnet.language.embedded import EmbeddedModel  # here, since models are built on what this module says
+
         return EmbeddedModel(name, PAIR[name])
     try:
         from glsnet.language import huggingface

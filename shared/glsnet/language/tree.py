@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glsnet.errors import CallerError
+from glsnet.language.models import LanguageModel
 from glsnet.race import FloatArray
 
 
@@ -31,23 +32,8 @@ class Slots(Protocol):
         ...
 
 
-class Decoder(Protocol):
+class Decoder(LanguageModel, Protocol):
     """A model as a tree of contexts uses it."""
-
-    @property
-    def name(self) -> str:
-        """As it was loaded."""
-        ...
-
-    @property
-    def vocabulary(self) -> int:
-        """V."""
-        ...
-
-    @property
-    def context(self) -> int:
-        """Most tokens of trunk and path."""
-        ...
 
     def slots(self) -> Slots:
         """New ones, empty."""
