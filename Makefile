@@ -36,7 +36,7 @@ lint: .venv/.installed-dev
 	.venv/bin/mypy
 
 test: lint
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses auto --dist loadfile
 
 bench: .venv/.installed-dev
 	.venv/bin/python -m pytest benchmarks -s
