@@ -4,6 +4,7 @@ Models are tiny and random, saved as transformers saves them and loaded as any o
 through transformers by itself, without a cache.
 """
 
+import json
 import math
 import sys
 import time
@@ -35,6 +36,8 @@ from transformers import (
 
 import glsnet.language
 from glsnet.errors import CallerError
+from glsnet.language import training
+from glsnet.language.embedded import EmbeddedModel
 from glsnet.language.huggingface import HuggingFaceModel
 from glsnet.language.models import PAIR, Cache, LanguageModel, load
 from glsnet.language.sampling import Sampling
@@ -371,6 +374,31 @@ def test_the_embedded_pair_knows_how_an_answer_goes() -> None:
             tokens.append(int(cache.logits([()])[0].argmax()))
             cache.advance(tokens[-1:])
         assert any(letter.isalpha() for letter in model.tokenizer.decode(tokens))
+
+
+def test_a_pair_can_be_trained_again(tmp_path: Path) -> None:
+    """On a text of its own, one step; what is saved loads in NumPy and through transformers alike."""
+    (tmp_path / "tinyshakespeare.txt").write_text("\n\n".join(f"Speaker {i}: what is {i * i}?" for i in range(900)))
+    problem = json.dumps({"question": "What is 2 + 3?", "answer": "It is <<2+3=5>>5.\n#### 5"})
+    for name in ("gsm8k_train.jsonl", "gsm8k_test.jsonl"):
+        (tmp_path / name).write_text(f"{problem}\n" * 3)
+    texts, held_out = training.documents(tmp_path)
+    assert held_out[0] == "Question: What is 2 + 3?\nAnswer: It is 5.\n#### 5"
+    tokenizer = training.fit_tokenizer(texts)
+    reports: list[training.Progress] = []
+    model = training.train("drafter", tokenizer, texts, held_out, 1, reports.append, 1)
+    assert [each.step for each in reports] == [1] and reports[0].held_out is not None
+    training.save(model, tokenizer, tmp_path / "drafter")
+    ours, theirs = EmbeddedModel("ours", tmp_path / "drafter"), load(str(tmp_path / "drafter"))
+    rows = []
+    for cache in (ours.begin(), theirs.begin()):
+        cache.advance([0, 5])
+        rows.append(cache.logits([(), (6, 7)]))
+    np.testing.assert_allclose(rows[0][:, : theirs.vocabulary], rows[1], rtol=0, atol=1e-4)
+    with pytest.raises(CallerError, match="text: expected at least 4368 tokens, one batch, got"):
+        training.train("drafter", tokenizer, texts[:1], held_out, 1, reports.append, 1)
+    with pytest.raises(CallerError, match="text: expected gsm8k_train"):
+        training.documents(tmp_path / "drafter")
 
 
 # Sampling

@@ -104,6 +104,9 @@ def train(name: str, tokenizer: PreTrainedTokenizerFast, texts: list[str], held_
         seed: of the weights and of the order of the text.
         report: called every 20 steps, and at the end.
         steps: other than those of SIZES.
+
+    Raises:
+        CallerError: the texts are too short for one batch.
     """
     size = SIZES[name]
     steps = steps or size.steps
@@ -169,6 +172,8 @@ def _windows(tokenizer: PreTrainedTokenizerFast, texts: list[str], seed: int) ->
     """Batches of windows, shape [BATCH, WINDOW + 1], epoch after epoch; each epoch in an order of its own."""
     rng = np.random.default_rng(seed)
     encoded = [np.array([0, *ids], np.int64) for ids in tokenizer(texts)["input_ids"]]
+    if (found := sum(map(len, encoded))) < (least := BATCH * (WINDOW + 1) + WINDOW):
+        raise CallerError(f"text: expected at least {least} tokens, one batch, got {found}; give more")
     while True:
         stream = np.concatenate([encoded[at] for at in rng.permutation(len(encoded))])
         offset = int(rng.integers(WINDOW))
