@@ -35,6 +35,7 @@ def draft(
                                time.perf_counter)
     except CallerError as error:
         raise typer.BadParameter(str(error)) from error
+
     async def agreed() -> None:
         print(f"joined {target}", flush=True)
 

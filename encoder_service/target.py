@@ -29,7 +29,8 @@ def target(
 
     `python -m encoder_service target --listen 0.0.0.0:7000 --streams 2 --seed 7`, then a draft server for each stream,
     `python -m decoder_service draft --target HOST:7000 --seed 7`, and `glsnet generate --target HOST:7000 --prompt ...`
-    from anywhere. Draft servers may come and go between requests; one that is lost never stops a request.
+    from anywhere. Draft servers may come and go between requests; one that is lost stops no request but
+    those that are waiting for its distribution.
 
     Any gRPC client can generate, too: proto/glsnet/v1/generation.proto.
     """

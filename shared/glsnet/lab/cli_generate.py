@@ -3,7 +3,6 @@
 import asyncio
 import json
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import asdict
@@ -12,12 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from glsnet.drafting import DraftSession
 from glsnet.errors import CallerError
 from glsnet.generation import Asked, Finished, Piece
+from glsnet.lab.speculated import Pair, direct
 from glsnet.language import models
 from glsnet.randomness import seed_from_integer
-from glsnet.speculation import TargetSession, generate, introduce
 from glsnet.transport import rpc, speculating
 from glsnet.verification import MAX_DRAFTS, MAX_LENGTH, SCHEMES
 
@@ -72,22 +70,11 @@ def generate_text(
             raise CallerError("--target: expected no models with it, which servers have of their own; leave one out")
         replies = speculating.generate(target, asked)
     else:
-        replies = _here(asked, target_model or "embedded-target", draft_model or "embedded-drafter", shared_seed)
+        streams = asked.drafts or STREAMS
+        asked.request(streams)  # before anything is loaded
+        pair = Pair(models.load(target_model or "embedded-target"), models.load(draft_model or "embedded-drafter"))
+        replies = direct(pair, seed_from_integer(shared_seed), streams)(asked)
     asyncio.run(_print(replies, as_json))
-
-
-async def _here(asked: Asked, target_model: str, draft_model: str, shared_seed: int
-                ) -> AsyncIterator[Piece | Finished]:
-    """All parties in this process."""
-    seed = seed_from_integer(shared_seed)
-    streams = asked.drafts or STREAMS
-    request = asked.request(streams)
-    target = TargetSession(models.load(target_model), seed, streams, time.perf_counter)
-    drafter = DraftSession(models.load(draft_model), seed, range(streams), time.perf_counter)
-    introduce(target, drafter)
-    for reply in generate(target, [drafter], request):
-        yield reply
-        await asyncio.sleep(0)  # lets Ctrl-C in
 
 
 async def _print(replies: AsyncIterator[Piece | Finished], as_json: bool) -> None:

@@ -36,7 +36,6 @@ from glsnet.transport.exchange import Metered
 WINDOW = 8  # frames under way
 
 
-
 @dataclass(frozen=True)
 class Parties:
     """Addresses, HOST:PORT, of services that run already."""

@@ -170,16 +170,17 @@ async def run(settings: SpeculationRun, prompts: Prompts, parties: Pair | str | 
     outcomes: dict[Cell, list[Outcome]] = {cell: [] for cell in plan.cells}
     async with AsyncExitStack() as stack:
         if isinstance(parties, Pair):
-            ask, name, transport = _direct(parties, settings, plan.streams), parties.target.name, "direct"
+            seed = seed_from_integer(settings.seed)
+            ask, name, transport = direct(parties, seed, plan.streams), parties.target.name, "direct"
         else:
             address = (await stack.enter_async_context(_local(settings, plan.streams)) if parties is None else parties)
             name = (await _drafted_on(address, plan.streams)).model
             ask, transport = partial(speculating.generate, address), "grpc"
         await _warm_up(settings, plan, prompts, ask, progress)
         total = len(prompts.texts) * len(plan.cells)
-        for seed, prompt in enumerate(prompts.texts):
+        for number, prompt in enumerate(prompts.texts):
             for cell, of in outcomes.items():
-                of.append(await _outcome(ask, _asked(settings, plan, cell, prompt, seed)))
+                of.append(await _outcome(ask, _asked(settings, plan, cell, prompt, number)))
                 done = sum(map(len, outcomes.values()))
                 progress(done, total, f"{cell.scheme}, K = {cell.drafts}")
     started = not isinstance(parties, str)
@@ -239,9 +240,8 @@ async def _outcome(ask: Ask, asked: Asked) -> Outcome:
     return Outcome(text, finished)
 
 
-def _direct(pair: Pair, settings: SpeculationRun, streams: int) -> Ask:
+def direct(pair: Pair, seed: bytes, streams: int) -> Ask:
     """Both parties in this process, frames handed over as bytes."""
-    seed = seed_from_integer(settings.seed)
     target = TargetSession(pair.target, seed, streams, time.perf_counter)
     drafter = DraftSession(pair.drafter, seed, range(streams), time.perf_counter)
     introduce(target, drafter)

@@ -7,9 +7,12 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, fields
 from typing import Any
+
+from google.protobuf.message import Message
 
 from glsnet.drafting import DraftSession
 from glsnet.frames import (
@@ -62,7 +65,6 @@ async def run_draft(session: DraftSession, target: str, agreed: Callable[[], Awa
                     for each in under_way.values():
                         each.alone = False
             _count(under_way, frame, line.size, 0)
-            # Sent before the next frame is read: while no read is pending, gRPC adds no window update to what it sends.
             for answer in await asyncio.to_thread(list, session.receive(frame)):
                 await line.send(answer)
                 _count(under_way, answer, line.size, 1)
@@ -125,12 +127,8 @@ async def generate(target: str, asked: Asked) -> AsyncIterator[Piece | Finished]
     Raises:
         GlsnetError: the target cannot be reached, refuses, or fails.
     """
-    peer = f"target {target}"
-    async with rpc.dial(target, METHOD, peer) as call:
-        await rpc.send(call, peer, _request(asked).SerializeToString())
-        with rpc.translated(peer):
-            await call.done_writing()
-        while (data := await rpc.receive(call, peer)) is not None:
+    async with aclosing(_replies(target, METHOD, _request(asked))) as replies:
+        async for data in replies:
             yield _from_reply(data)
 
 
@@ -155,13 +153,20 @@ async def serve_status(context: rpc.Context, session: TargetSession) -> None:
 
 async def status(target: str) -> Status:
     """Ask the target at HOST:PORT; raises GlsnetError if it cannot be reached."""
+    async with aclosing(_replies(target, STATUS, pb.StatusRequest())) as replies:
+        reply = rpc.parsed(pb.StatusReply, await anext(replies, b""))
+        return Status(reply.model, reply.vocabulary, reply.context, reply.streams, reply.drafting)
+
+
+async def _replies(target: str, method: str, request: Message) -> AsyncGenerator[bytes]:
+    """What a target answers to one message, to the end."""
     peer = f"target {target}"
-    async with rpc.dial(target, STATUS, peer) as call:
-        await rpc.send(call, peer, pb.StatusRequest().SerializeToString())
+    async with rpc.dial(target, method, peer) as call:
+        await rpc.send(call, peer, request.SerializeToString())
         with rpc.translated(peer):
             await call.done_writing()
-        reply = rpc.parsed(pb.StatusReply, await rpc.receive(call, peer) or b"")
-        return Status(reply.model, reply.vocabulary, reply.context, reply.streams, reply.drafting)
+        while (data := await rpc.receive(call, peer)) is not None:
+            yield data
 
 
 def _request(asked: Asked) -> pb.GenerateRequest:
@@ -175,9 +180,7 @@ def _asked(data: bytes) -> Asked:
     return Asked(**{"prompt": "", **given})
 
 
-_PLAIN = ("reason", "tokens", "blocks", "drafted", "accepted", "tokens_sent", "probabilities_sent", "rows_sent",
-          "round_trips", "seconds", "draft_seconds", "verify_seconds", "wait_seconds", "information_down",
-          "information_up", "alone", "context")
+_PLAIN = [field.name for field in fields(Finished) if field.name not in ("down", "up")]
 
 
 def _reply(item: Piece | Finished) -> bytes:
