@@ -353,6 +353,13 @@ def from_bytes(data: bytes) -> Frame:
     raise FrameError(f"frame: expected one of the kinds of exchange.proto, got {len(data)} bytes of none")
 
 
+def bytes_of(frame: Frame, size: int) -> Traffic:
+    """What a frame of `size` bytes adds to the traffic in its direction, but for the network's part."""
+    packed = len(frame.packed) if isinstance(frame, Indices | Turn | Prompt | Tokens | Row) else 0
+    singles = len(frame.probabilities) if isinstance(frame, Tokens) else 0
+    return Traffic(packed + singles, size, 0, 0)
+
+
 def carried(frame: F) -> tuple[F, int]:
     """The frame after a way as bytes, and how many those were."""
     data = to_bytes(frame)

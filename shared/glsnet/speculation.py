@@ -30,8 +30,8 @@ from glsnet.frames import (
     Spent,
     Terms,
     Tokens,
-    Traffic,
     Wanted,
+    bytes_of,
     carried,
     checksum_of,
     to_bytes,
@@ -479,7 +479,8 @@ def generate(target: TargetSession, drafters: Sequence[DraftSession], request: R
                     down, up = counts[server]
                     target.receive(server, Spent(frame.request, at[server].done(frame), down, up, True))
                     continue
-                counts[server][0] += bytes_of(frame, size)
+                if not isinstance(frame, Prompt):
+                    counts[server][0] += bytes_of(frame, size)
                 for answer in at[server].receive(frame):
                     arrived, size = carried(answer)
                     counts[server][1] += bytes_of(arrived, size)
@@ -492,10 +493,3 @@ def generate(target: TargetSession, drafters: Sequence[DraftSession], request: R
             drafter.done(Done(generation.number))
             generation.leave(drafter.stream)
         target.end(generation)
-
-
-def bytes_of(frame: Frame, size: int) -> Traffic:
-    """What a frame of `size` bytes adds to the traffic after Prompt, but for the network's part."""
-    packed = len(frame.packed) if isinstance(frame, Tokens | Row) else 0
-    singles = len(frame.probabilities) if isinstance(frame, Tokens) else 0
-    return NO_TRAFFIC if isinstance(frame, Prompt) else Traffic(packed + singles, size, 0, 0)

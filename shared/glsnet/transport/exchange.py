@@ -7,7 +7,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -16,7 +16,20 @@ from glsnet.compression import DecoderSession
 from glsnet.conversation import AliceSession
 from glsnet.drafting import DraftSession
 from glsnet.errors import FrameError, GlsnetError, TermsError
-from glsnet.frames import End, Frame, Indices, Join, Refusal, Terms, Traffic, Turn, from_bytes, to_bytes
+from glsnet.frames import (
+    NO_TRAFFIC,
+    End,
+    Frame,
+    Indices,
+    Join,
+    Refusal,
+    Terms,
+    Traffic,
+    Turn,
+    bytes_of,
+    from_bytes,
+    to_bytes,
+)
 from glsnet.joining import Host
 from glsnet.transport import rpc
 from glsnet.transport.meter import Meter, Reading
@@ -138,27 +151,13 @@ class Metered:
     rounds_up: Traffic
 
 
-class _Count:
-    """Bytes of frames in one direction."""
-
-    def __init__(self) -> None:
-        self.packed = self.protobuf = 0
-
-    def add(self, frame: Frame, data: bytes) -> None:
-        self.packed += len(frame.packed) if isinstance(frame, Turn | Indices) else 0
-        self.protobuf += len(data)
-
-    def traffic(self, stream: int, ip: int | None) -> Traffic:
-        return Traffic(self.packed, self.protobuf, stream, ip)
-
-
 class Line:
     """A decoder's end of its stream, all that passes counted."""
 
     def __init__(self, call: rpc.Call, peer: str, meter: Meter) -> None:
         self.peer = peer
         self._call, self._meter = call, meter
-        self._down, self._up = _Count(), _Count()
+        self._down, self._up = NO_TRAFFIC, NO_TRAFFIC
         self._setup = self._last = meter.read()
         self.size = 0  # bytes of the last frame that was sent or received
         self._joined: tuple[Traffic, Traffic] | None = None
@@ -168,7 +167,7 @@ class Line:
         data = to_bytes(frame)
         await rpc.send(self._call, self.peer, data)
         self.size = len(data)
-        self._up.add(frame, data)
+        self._up += bytes_of(frame, len(data))
 
     async def receive(self) -> Frame | None:
         """The next frame, or None once the encoder has ended the stream well; raises GlsnetError as `send` does."""
@@ -178,7 +177,7 @@ class Line:
         self._last = self._meter.read()
         frame = from_bytes(data)
         self.size = len(data)
-        self._down.add(frame, data)
+        self._down += bytes_of(frame, len(data))
         return frame
 
     def reading(self) -> Reading:
@@ -188,16 +187,16 @@ class Line:
     def set_up(self) -> None:
         """All that has passed until now is set-up."""
         self._setup = self._last
-        self._joined = (self._down.traffic(self._setup.down_stream, self._setup.down_ip),
-                        self._up.traffic(self._setup.up_stream, self._setup.up_ip))
-        self._down, self._up = _Count(), _Count()
+        self._joined = (replace(self._down, stream=self._setup.down_stream, ip=self._setup.down_ip),
+                        replace(self._up, stream=self._setup.up_stream, ip=self._setup.up_ip))
+        self._down, self._up = NO_TRAFFIC, NO_TRAFFIC
 
     def metered(self) -> Metered:
         """What has passed, once the stream has ended: down until the last frame, before the stream's end."""
         assert self._joined is not None
         down, up = self._last - self._setup, self._meter.read() - self._setup
-        return Metered(*self._joined, self._down.traffic(down.down_stream, down.down_ip),
-                       self._up.traffic(up.up_stream, up.up_ip))
+        return Metered(*self._joined, replace(self._down, stream=down.down_stream, ip=down.down_ip),
+                       replace(self._up, stream=up.up_stream, ip=up.up_ip))
 
     async def refuse(self, reason: str) -> None:
         """Tell the encoder why, if it still listens, and let it end the stream."""

@@ -9,7 +9,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from google.protobuf.message import Message
@@ -22,12 +22,12 @@ from glsnet.frames import (
     OfRequest,
     Prompt,
     Spent,
-    Traffic,
+    bytes_of,
     direction_from_proto,
     direction_to_proto,
 )
 from glsnet.generation import Asked, Finished, Piece
-from glsnet.speculation import Generation, TargetSession, bytes_of
+from glsnet.speculation import Generation, TargetSession
 from glsnet.transport import rpc
 from glsnet.transport.exchange import Broadcast, Line, joined
 from glsnet.transport.meter import Reading
@@ -64,7 +64,8 @@ async def run_draft(session: DraftSession, target: str, agreed: Callable[[], Awa
                 if len(under_way) > 1:
                     for each in under_way.values():
                         each.alone = False
-            _count(under_way, frame, line.size, 0)
+            else:  # a request's bytes begin after its Prompt
+                _count(under_way, frame, line.size, 0)
             for answer in await asyncio.to_thread(list, session.receive(frame)):
                 await line.send(answer)
                 _count(under_way, answer, line.size, 1)
@@ -80,8 +81,8 @@ class _Count:
     def spent(self, request: int, seconds: float, line: Line) -> Spent:
         passed = line.reading() - self.since
         down, up = self.traffic
-        return Spent(request, seconds, Traffic(down.packed, down.protobuf, passed.down_stream, passed.down_ip),
-                     Traffic(up.packed, up.protobuf, passed.up_stream, passed.up_ip), self.alone)
+        return Spent(request, seconds, replace(down, stream=passed.down_stream, ip=passed.down_ip),
+                     replace(up, stream=passed.up_stream, ip=passed.up_ip), self.alone)
 
 
 def _count(under_way: dict[int, _Count], frame: Frame, size: int, way: int) -> None:
