@@ -4,7 +4,7 @@ PYTHON ?= python3
 .PHONY: help demo test lint bench proto clean
 
 help:
-	@echo "make demo    one encoder and four decoders compress 50,000 samples over gRPC, then a small sweep, its report, and some text"
+	@echo "make demo    one encoder and four decoders compress 50,000 samples over gRPC, then images, a small sweep, its report, and some text"
 	@echo "make test    ruff, mypy and the tests"
 	@echo "make bench   the speed claims, as ratios within one run"
 	@echo "make proto   regenerate shared/glsnet/v1 from proto/"
@@ -26,6 +26,7 @@ help:
 
 demo: .venv/.installed
 	.venv/bin/glsnet run gaussian
+	.venv/bin/glsnet run images
 	.venv/bin/glsnet sweep demo --output results/demo
 	.venv/bin/glsnet report results/demo
 	.venv/bin/glsnet generate --seed 7 --temperature 0.6 --max-tokens 60 --prompt \

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import numpy as np
 from dense import dense_trial
 
-from glsnet import codes
 from glsnet.codes import Code
 from glsnet.coupling import draw_y
 from glsnet.race import FloatArray
@@ -38,9 +37,9 @@ def test_one_gaussian_sample_encoded_and_decoded_four_times() -> None:
     observed = [np.full(batch, t_k) for t_k in t]
 
     def races() -> None:
-        messages, _ = codes.encode(code, KEY, 0, sources)
+        messages, _ = code.encode(KEY, 0, sources)
         for k in range(K):
-            codes.decode(code, side, KEY, 0, observed[k], messages, k)
+            code.decode(side, KEY, 0, observed[k], messages, k)
 
     slow, fast = seconds(lambda: dense_trial(rng, K, L_MAX, SIGMA2), 200), seconds(races, 15) / batch
     print(f"\nGaussian sample, K={K}, L_max={L_MAX}, sigma2={SIGMA2}: dense N=2^15 {slow * 1e6:.0f} us, races "

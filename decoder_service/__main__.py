@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from decoder_service.draft import draft
+from glsnet.codes import decoding
 from glsnet.compression import DecoderSession, Outcomes
 from glsnet.errors import CallerError
 from glsnet.frames import Terms
@@ -37,6 +38,7 @@ def main(
     scheme: Annotated[str | None, typer.Option(help="Scheme to insist on.")] = None,
     mean: Annotated[float | None, typer.Option(help="Mean of the source to insist on.")] = None,
     variance: Annotated[float | None, typer.Option(help="Variance of the source to insist on.")] = None,
+    image_model: service.ImageModel = None,
     until_stdin_closes: service.UntilStdinCloses = False,
 ) -> None:
     """Serve as a decoder.
@@ -52,6 +54,7 @@ def main(
     if context.invoked_subcommand is not None:
         return
     job = None
+    images = service.image_model(image_model)
     try:
         if encoder is not None:
             rpc.check_address(encoder)
@@ -63,12 +66,10 @@ def main(
             raise typer.BadParameter("--side-information: expected --encoder and --output with it; give both")
         expected = Terms(decoders=decoders, l_max=l_max, sigma2=sigma2, step=step, scheme=scheme, mean=mean,
                          variance=variance)
-        session = DecoderSession(
-            exchange.CODEC, partial(noisy_observation, noise_variance=noise_variance), seed_from_integer(seed),
-            expected, stream,
-        )
+        code_of = decoding(partial(noisy_observation, noise_variance=noise_variance))
+        session = DecoderSession(exchange.CODEC, code_of, seed_from_integer(seed), expected, stream)
         job = partial(_decode, session, encoder, t, output)
-    methods = {control.METHOD: partial(control.conduct_decoder, encoder=encoder)}
+    methods = {control.METHOD: partial(control.conduct_decoder, encoder=encoder, images=images)}
     service.run("decoder", listen, methods, job, until_stdin_closes)
 
 

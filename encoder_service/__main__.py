@@ -37,6 +37,7 @@ def main(
     mean: Annotated[float | None, typer.Option(help="Mean of the source; default: that of the file.")] = None,
     variance: Annotated[float | None, typer.Option(help="Variance of the source; default: that of the file.")] = None,
     frame: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Samples in one frame.")] = 4096,
+    image_model: service.ImageModel = None,
     until_stdin_closes: service.UntilStdinCloses = False,
 ) -> None:
     """Serve as the encoder.
@@ -53,6 +54,7 @@ def main(
         return
     broadcasts: Broadcasts = {}
     job = None
+    images = service.image_model(image_model)
     if source is not None:
         try:
             a = read_column(source)
@@ -67,7 +69,7 @@ def main(
         job = partial(parties.run_encoder, broadcasts[exchange.CODEC], _frames(a, frame), parties.nothing)
     methods = {
         exchange.METHOD: partial(exchange.serve_join, broadcasts=broadcasts),
-        control.METHOD: partial(control.conduct_encoder, broadcasts=broadcasts),
+        control.METHOD: partial(control.conduct_encoder, broadcasts=broadcasts, images=images),
     }
     service.run("encoder", listen, methods, job, until_stdin_closes)
 

@@ -34,6 +34,6 @@ def samples(count: int, decoders: int, seed: int) -> tuple[Floats, Floats]:
 
 def estimates(of: Code, a: Floats, t: Floats, first_round: int = 0) -> Floats:
     """What each decoder takes each sample to be, shape [K, R], as one block."""
-    messages, _ = codes.encode(of, KEY, first_round, a)
+    messages, _ = of.encode(KEY, first_round, a)
     side = SIDE_OF(of.source)
-    return np.array([codes.decode(of, side, KEY, first_round, t[:, k], messages, k)[0] for k in range(t.shape[1])])
+    return np.array([of.decode(side, KEY, first_round, t[:, k], messages, k)[0] for k in range(t.shape[1])])

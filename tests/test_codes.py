@@ -14,8 +14,8 @@ from scipy.stats import norm
 
 from glsnet import codes
 from glsnet.bounds import list_converse, wyner_ziv
-from glsnet.codes import QUANTISERS, RACES, SCHEMES, Code
-from glsnet.compression import PURPOSE, DecoderSession, EncoderSession
+from glsnet.codes import QUANTISERS, RACES, SCHEMES, Code, decoding
+from glsnet.compression import DecoderSession, EncoderSession
 from glsnet.errors import CallerError
 from glsnet.frames import Ack, Indices, Join, Terms, from_bytes, to_bytes
 from glsnet.randomness import seed_from_integer, session_key
@@ -23,7 +23,7 @@ from glsnet.sources import gaussian, quantiser
 from glsnet.sources.gaussian import Gaussian, SideInformation
 
 SEED = seed_from_integer(7)
-SESSION_KEY = session_key(SEED, PURPOSE)
+SESSION_KEY = session_key(SEED, "gaussian-race")
 Floats = NDArray[np.float64]
 
 
@@ -78,10 +78,10 @@ def test_a_split_estimate_is_the_nearest_centre_of_its_part_with_the_message(par
 def test_perfect_side_information_recovers_every_cell(scheme: str, decoders: int, l_max: int, step: float) -> None:
     a, _ = samples(500, 1, 3)
     side, of = SideInformation(1.0, 0.0, 0.0), code(scheme, decoders, l_max, step)
-    messages, y = codes.encode(of, KEY, 0, a)
+    messages, y = of.encode(KEY, 0, a)
     assert ((0 <= messages) & (messages < l_max)).all()
     for k in range(decoders):
-        estimate, x = codes.decode(of, side, KEY, 0, a, messages, k)
+        estimate, x = of.decode(side, KEY, 0, a, messages, k)
         own = x.stream == y.stream  # all samples, unless cells are split
         assert own.all() or scheme.startswith("split")
         assert (x.node[own] == y.node[own]).all()
@@ -106,10 +106,10 @@ def test_steps_that_tell_nothing_leave_side_information_alone(scheme: str, decod
 def test_useless_side_information_leaves_the_messages(scheme: str, l_max: int, step: float) -> None:
     a, _ = samples(4000, 1, 5)
     side, of = SideInformation(0.0, 0.0, 1.0), code(scheme, 2, l_max, step)
-    messages, _ = codes.encode(of, KEY, 0, a)
+    messages, _ = of.encode(KEY, 0, a)
     errors = []
     for k in range(2):
-        estimate, _ = codes.decode(of, side, KEY, 0, np.full(a.size, 1e6 * k), messages, k)  # whatever t is
+        estimate, _ = of.decode(side, KEY, 0, np.full(a.size, 1e6 * k), messages, k)  # whatever t is
         assert np.isfinite(estimate).all()
         errors.append((estimate - a) ** 2)
     if not scheme.startswith("split"):
@@ -122,9 +122,9 @@ def test_useless_side_information_leaves_the_messages(scheme: str, l_max: int, s
 def test_samples_too_far_out_for_a_cell_number_are_refused(scheme: str, a: float, step: float) -> None:
     of = code(scheme, 2, 8, step)
     with pytest.raises(CallerError, match=r"sample 1.*check the sample's units"):
-        codes.encode(of, KEY, 0, np.array([0.0, a]))
+        of.encode(KEY, 0, np.array([0.0, a]))
     with pytest.raises(CallerError, match="sample 1"):
-        codes.decode(of, SIDE_OF(SOURCE), KEY, 0, np.array([0.0, 3 * a]), np.zeros(2, np.int64), 0)
+        of.decode(SIDE_OF(SOURCE), KEY, 0, np.array([0.0, 3 * a]), np.zeros(2, np.int64), 0)
 
 
 # --- the trellis
@@ -244,7 +244,7 @@ def test_no_scheme_does_better_than_theory_allows(scheme: str, decoders: int, l_
 
 def join(party: EncoderSession) -> DecoderSession:
     """A decoder that has joined and agreed; what they say to each other goes through bytes."""
-    decoder = DecoderSession("s", SIDE_OF, SEED, Terms())
+    decoder = DecoderSession("s", decoding(SIDE_OF), SEED, Terms())
     asked = from_bytes(to_bytes(decoder.join()))
     assert isinstance(asked, Join)
     terms = from_bytes(to_bytes(party.join(asked)))
@@ -290,9 +290,9 @@ def test_what_two_decoders_hear_is_what_was_coded(scheme: str, l_max: int) -> No
         assert messages.min() >= 0 and messages.max() < l_max
         for start in range(0, 120, 50):
             part = slice(start, min(start + 50, 120))
-            expected, _ = codes.encode(of, SESSION_KEY, start, a[part])
+            expected, _ = of.encode(SESSION_KEY, start, a[part])
             assert (messages[part] == expected).all()
-            again, _ = codes.decode(of, SIDE_OF(SOURCE), SESSION_KEY, start, t[part, k], expected, k)
+            again, _ = of.decode(SIDE_OF(SOURCE), SESSION_KEY, start, t[part, k], expected, k)
             assert (reconstruction[part] == again).all()
 
 
@@ -319,11 +319,11 @@ def test_a_scheme_is_the_same_in_other_units(scheme: str) -> None:
     a, t = samples(100, 2, 9)
     of = code(scheme, 2, 8, RESOLUTION[scheme])
     other = Code(Gaussian(-40.0, 64.0), scheme, 2, 8, of.sigma2, of.step)
-    assert (codes.encode(other, KEY, 0, 8 * a - 40)[0] == codes.encode(of, KEY, 0, a)[0]).mean() > 0.98
+    assert (other.encode(KEY, 0, 8 * a - 40)[0] == of.encode(KEY, 0, a)[0]).mean() > 0.98
     side = SideInformation(2 / 3, 0.0, RESIDUAL)  # of the standardised sample on the same t
-    messages, _ = codes.encode(of, KEY, 0, a)
+    messages, _ = of.encode(KEY, 0, a)
     for k in range(2):
-        ours, theirs = (codes.decode(c, side, KEY, 0, t[:, k], messages, k)[0] for c in (of, other))
+        ours, theirs = (c.decode(side, KEY, 0, t[:, k], messages, k)[0] for c in (of, other))
         assert theirs == pytest.approx(8 * ours - 40, abs=1e-9)
 
 
@@ -361,6 +361,6 @@ def test_a_single_message_leaves_the_mean_however_far_out(mean: float) -> None:
 
 
 def test_side_information_far_out_ends() -> None:
-    estimate, _ = codes.decode(code("posterior-mean", 1, 8, 0.03), SIDE_OF(SOURCE), KEY, 0, np.array([12.0]),
+    estimate, _ = code("posterior-mean", 1, 8, 0.03).decode(SIDE_OF(SOURCE), KEY, 0, np.array([12.0]),
                                np.array([0]), 0)
     assert np.isfinite(estimate).all()

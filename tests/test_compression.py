@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glsnet.codes import Code
+from glsnet.codes import Code, decoding
 from glsnet.compression import ACK_FRAMES, DecoderSession, EncoderSession, terms_of
 from glsnet.errors import CallerError, FrameError, TermsError
 from glsnet.frames import Ack, End, Indices, Join, Terms
@@ -26,7 +26,7 @@ def encoder(decoders: int = 2, l_max: int = 8, scheme: str = "gls") -> EncoderSe
 
 
 def joined(party: EncoderSession, seed: bytes = SEED, stream: int | None = None) -> DecoderSession:
-    decoder = DecoderSession("s", SIDE, seed, Terms(), stream)
+    decoder = DecoderSession("s", decoding(SIDE), seed, Terms(), stream)
     ack = decoder.agree(party.join(decoder.join()))
     party.receive(decoder.stream, ack)
     return decoder
@@ -76,9 +76,9 @@ def test_a_decoder_checks_the_terms_too() -> None:
         (replace(terms, stream=1), TermsError, "stream: expected 0"),
     ]:
         with pytest.raises(error, match=text):
-            DecoderSession("s", SIDE, SEED, Terms(), stream=0).agree(bad)
+            DecoderSession("s", decoding(SIDE), SEED, Terms(), stream=0).agree(bad)
     with pytest.raises(TermsError, match=r"sigma2: the encoder has 0\.01, the decoder expects 0\.02"):
-        DecoderSession("s", SIDE, SEED, Terms(sigma2=0.02)).agree(terms)
+        DecoderSession("s", decoding(SIDE), SEED, Terms(sigma2=0.02)).agree(terms)
 
 
 def test_both_schemes_run_and_share_what_they_say_they_share() -> None:
@@ -130,7 +130,7 @@ def test_a_frame_out_of_order_is_refused_and_the_session_goes_on() -> None:
 
 def test_frames_before_terms_are_refused() -> None:
     with pytest.raises(FrameError, match="expected terms before"):
-        DecoderSession("s", SIDE, SEED, Terms()).decode(Indices.of(0, 1, bytes(1)), np.zeros(1))
+        DecoderSession("s", decoding(SIDE), SEED, Terms()).decode(Indices.of(0, 1, bytes(1)), np.zeros(1))
 
 
 def test_acks_come_every_few_frames_and_bound_what_is_in_flight() -> None:
@@ -146,6 +146,7 @@ def test_acks_come_every_few_frames_and_bound_what_is_in_flight() -> None:
             acks.append(ack.next_round)
             party.receive(0, ack)
     assert acks == [ACK_FRAMES, 2 * ACK_FRAMES, 3 * ACK_FRAMES]
+    assert decoder.end(party.end()) is None  # the encoder, which waits for no more, may have closed the stream
     assert party.frames_in_flight == 0
     for wrong in (Ack(a.size + 1), Ack(a.size - 1)):
         with pytest.raises(FrameError, match=f"next_round from {a.size} to {a.size}, got {wrong.next_round}"):
@@ -189,7 +190,7 @@ def test_a_decoder_is_given_nothing_but_its_t_the_frames_and_the_seed() -> None:
     taken = {name for method in ("join", "agree", "decode", "end", "check")
              for name in inspect.signature(getattr(DecoderSession, method)).parameters} - {"self"}
     assert taken == {"terms", "frame", "t", "end"}
-    assert set(inspect.signature(DecoderSession).parameters) == {"session", "side", "seed", "expected", "stream"}
+    assert set(inspect.signature(DecoderSession).parameters) == {"session", "code_of", "seed", "expected", "stream"}
     party = encoder(decoders=2)
     first, _ = joined(party), joined(party)
     a, t = samples(50)

@@ -9,14 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from glsnet import codes, entropy
-from glsnet.compression import PURPOSE, DecoderSession, EncoderSession
+from glsnet import entropy
+from glsnet.codes import decoding
+from glsnet.compression import DecoderSession, EncoderSession
 from glsnet.errors import FrameError, TermsError
 from glsnet.frames import Indices, Terms, from_bytes, to_bytes
 from glsnet.randomness import seed_from_integer, session_key
 
 SEED = seed_from_integer(7)
-KEY = session_key(SEED, PURPOSE)
+KEY = session_key(SEED, "gaussian-race")
 TOTAL = 2**16
 ROUNDS = 25
 
@@ -73,7 +74,7 @@ def test_any_messages_of_any_chances_come_back(rounds: list[tuple[int, list[floa
 
 
 def joined(party: EncoderSession, packing: str | None = None) -> DecoderSession:
-    decoder = DecoderSession("s", SIDE_OF, SEED, Terms(packing=packing))
+    decoder = DecoderSession("s", decoding(SIDE_OF), SEED, Terms(packing=packing))
     ack = decoder.agree(party.join(decoder.join()))
     party.receive(decoder.stream, ack)
     return decoder
@@ -83,12 +84,12 @@ def joined(party: EncoderSession, packing: str | None = None) -> DecoderSession:
 def test_what_is_sent_is_what_the_frequencies_say_and_less_than_a_fixed_width(decoders: int) -> None:
     of = code("gls", decoders, 64, 0.001, "entropy")
     a, _ = samples(400, 1, 3)
-    messages, _ = codes.encode(of, KEY, 0, a)
-    packed = codes.pack(of, KEY, 0, messages)
-    used = entropy.frequencies(codes.message_probabilities(of, KEY, 0, a.size))[np.arange(a.size), messages]
+    messages, _ = of.encode(KEY, 0, a)
+    packed = of.pack(KEY, 0, messages)
+    used = entropy.frequencies(of.message_probabilities(KEY, 0, a.size))[np.arange(a.size), messages]
     information = -np.log2(used / TOTAL).sum() / 8
     assert information - 8 <= len(packed) <= 1.02 * information + 8
-    assert len(packed) < len(codes.pack(code("gls", decoders, 64, 0.001), KEY, 0, messages)) == 6 * a.size // 8
+    assert len(packed) < len(code("gls", decoders, 64, 0.001).pack(KEY, 0, messages)) == 6 * a.size // 8
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glsnet import bits, codes
+from glsnet import bits
 from glsnet.codes import Code
 from glsnet.errors import FrameError, TermsError
 from glsnet.frames import (
@@ -76,13 +76,13 @@ def test_a_damaged_frame_is_refused_by_its_checksum(damaged: Indices) -> None:
 
 def test_an_index_that_is_no_message_is_refused() -> None:
     with pytest.raises(FrameError, match=r"index of round 301: expected 0 to 5 \(l_max 6\), got 7"):
-        codes.unpack(replace(CODE, l_max=6), KEY, 300, 4, INDICES.packed)
+        replace(CODE, l_max=6).unpack(KEY, 300, 4, INDICES.packed)
 
 
 def test_a_count_that_does_not_fit_the_bytes_is_refused() -> None:
     wrong = Indices.of(300, 9, INDICES.packed)  # as a faulty encoder would send it
     with pytest.raises(FrameError, match="expected 4 bytes for 9 values of 3 bits, got 2"):
-        codes.unpack(CODE, KEY, 300, wrong.count, wrong.checked())
+        CODE.unpack(KEY, 300, wrong.count, wrong.checked())
 
 
 def test_the_checksum_is_of_round_count_and_bytes() -> None:

@@ -7,7 +7,6 @@ import pytest
 from helpers import assert_at_least, assert_mean
 from scipy.stats import chisquare, norm
 
-from glsnet import codes
 from glsnet.bounds import coding_bound
 from glsnet.codes import Code
 from glsnet.errors import CallerError
@@ -33,10 +32,10 @@ def test_a_cell_of_table_10(k: int, l_max: int, sigma2: float, published: float,
     code = Code(nature.source, "gls", k, l_max, sigma2)
     decibels, matches, start = [], 0, 0
     for a, t in nature.frames():
-        messages, y = codes.encode(code, KEY, start, a)
+        messages, y = code.encode(KEY, start, a)
         matched, error = np.zeros(a.size, bool), np.full(a.size, np.inf)
         for stream, side in enumerate(nature.sides):
-            estimate, x = codes.decode(code, side, KEY, start, t[:, stream], messages, stream)
+            estimate, x = code.decode(side, KEY, start, t[:, stream], messages, stream)
             matched |= (x.node == y.node) & (y.stream == stream)
             error = np.minimum(error, (estimate - a) ** 2)
         decibels.append(10 * np.log10(error))

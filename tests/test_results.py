@@ -286,7 +286,7 @@ def test_a_sweep_that_is_there_is_not_measured_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "error"), [
-    (("table11",), "one of demo, rivals, smoke, table10; got 'table11'"),
+    (("table11",), "one of demo, digits, rivals, smoke, table10, table13, table15; got 'table11'"),
     (("smoke", "--engine", "dask"), "--scheduler: expected it with --engine dask and with no other, got none with"),
     (("smoke", "--scheduler", "h:1"), "expected it with --engine dask and with no other, got h:1 with local"),
     (("smoke", "--engine", "dask", "--scheduler", "h:1", "--workers", "2"), "--workers: expected it with --engine"),

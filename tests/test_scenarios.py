@@ -54,12 +54,12 @@ def test_a_search_belongs_to_every_cell_below_it(tmp_path: Path) -> None:
         search = { sigma2 = [0.1], samples = 200, minimise = "mean_db" }
     """)
     searches = [cell.search for cell in scenarios.cells(scenarios.load(path))]
-    assert all(search is not None and search.parameter == "sigma2" for search in searches)
-    assert [(search.values, search.samples, search.minimise) for search in searches if search] == [
-        ((0.01, 0.001), 100, "mse")] * 2 + [((0.1,), 200, "mean_db")] * 2
+    assert [(search.tries(8), search.samples, search.minimise) for search in searches if search] == [
+        ([{"sigma2": 0.01}, {"sigma2": 0.001}], 100, "mse")] * 2 + [([{"sigma2": 0.1}], 200, "mean_db")] * 2
 
 
-@pytest.mark.parametrize(("name", "count"), [("table10", 480), ("smoke", 16), ("demo", 10)])
+@pytest.mark.parametrize(("name", "count"), [
+    ("table10", 480), ("smoke", 16), ("demo", 10), ("digits", 40), ("table13", 500), ("table15", 500)])
 def test_the_scenarios_that_come_with_glsnet(tmp_path: Path, name: str, count: int) -> None:
     code = f"from glsnet.lab.scenarios import *; print(len(cells(load({name!r}))))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -128,14 +128,14 @@ def test_a_scenario_needs_a_title_and_a_source(tmp_path: Path) -> None:
     with pytest.raises(CallerError, match=r"mine\.toml: title: expected it, got none; add it to the file"):
         scenarios.load(str(tmp_path / "mine.toml"))
     (tmp_path / "mine.toml").write_text("title = 't'\nsource = 'image'")
-    with pytest.raises(CallerError, match=r"mine\.toml: source: expected 'gaussian', got 'image'"):
+    with pytest.raises(CallerError, match=r"mine\.toml: source: expected 'gaussian' or 'images', got 'image'"):
         scenarios.load(str(tmp_path / "mine.toml"))
 
 
 def test_a_scenario_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(CallerError, match=r"nowhere\.toml: expected a scenario that can be read, got: No such file"):
         scenarios.load(str(tmp_path / "nowhere.toml"))
-    with pytest.raises(CallerError, match=r"or one of demo, rivals, smoke, table10; got 'table11'"):
+    with pytest.raises(CallerError, match="one of demo, digits, rivals, smoke, table10, table13, table15; got 'tabl"):
         scenarios.load("table11")
     (tmp_path / "latin.toml").write_bytes(b"title = '\xe9'")
     with pytest.raises(CallerError, match=r"latin\.toml: expected UTF-8 text, got byte 0xe9"):

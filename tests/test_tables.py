@@ -8,7 +8,6 @@ import pytest
 from processes import glsnet
 from rich.console import Console
 
-from glsnet import codes
 from glsnet.codes import QUANTISERS, RACES, Code
 from glsnet.errors import CallerError
 from glsnet.lab import cli_tables, results, scenarios
@@ -25,7 +24,7 @@ SIDE = noisy_observation(SOURCE, 0.5)
 def test_table_10_is_the_published_experiment() -> None:
     cells = scenarios.cells(scenarios.load("table10"))
     assert len(cells) == 4 * 6 * 2 * 10
-    trials = sum(cell.settings.samples + cell.search.samples * len(cell.search.values)
+    trials = sum((cell.settings.samples or 0) + cell.search.samples * len(cell.search.tries(cell.settings.l_max))
                  for cell in cells if cell.search)
     assert trials == 81_600_000
     assert {cell.search.minimise for cell in cells if cell.search} == {"mean_db"}
@@ -78,8 +77,8 @@ def own_and_best(code: Code, samples: int) -> tuple[FloatArray, FloatArray]:
     for _ in range(samples // 4096):
         a = rng.standard_normal(4096)
         t = a[:, None] + math.sqrt(0.5) * rng.standard_normal((a.size, code.decoders))
-        messages, _ = codes.encode(code, key, 0, a)
-        errors.append(np.stack([(codes.decode(code, SIDE, key, 0, t[:, k], messages, k)[0] - a) ** 2
+        messages, _ = code.encode(key, 0, a)
+        errors.append(np.stack([(code.decode(SIDE, key, 0, t[:, k], messages, k)[0] - a) ** 2
                                 for k in range(code.decoders)], axis=1))
     each = np.concatenate(errors)
     return each, each.min(axis=1)

@@ -15,7 +15,7 @@ message is one of L_max values, and a decoder uses its own t, the messages and t
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +23,8 @@ import numpy as np
 
 from glsnet import bits, entropy
 from glsnet.errors import CallerError, FrameError
+from glsnet.frames import Terms
+from glsnet.joining import missing
 from glsnet.race import FloatArray, IntArray
 from glsnet.randomness import MAX_BLOCKS, MAX_STREAMS
 from glsnet.sources import gaussian, quantiser
@@ -35,6 +37,13 @@ DEFAULT_SIGMA2 = 0.001
 LEAST_STEP, MOST_STEP = 1e-9, 1e3
 PACKINGS = ("fixed", "entropy")
 LEAST_SIGMA2 = 1e-6  # where all cells of a round are looked at: there are some 10,000 of them then
+
+
+class Chosen(NamedTuple):
+    """What a party chose, shape [R] each: of a race the arrival, of a quantiser the part (as stream) and the cell."""
+
+    stream: IntArray
+    node: IntArray
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,17 @@ class Code:
                               f"{entropy.MAX_MESSAGES}, got {self.packing!r} for {self.scheme} with {self.l_max}")
 
     @property
+    def purpose(self) -> str:
+        """Of the session key."""
+        return "gaussian-race"
+
+    def terms(self) -> Terms:
+        """What a session has to agree on."""
+        return Terms(scheme=self.scheme, decoders=self.decoders, l_max=self.l_max, width=bits.width_of(self.l_max),
+                     mean=self.source.mean, variance=self.source.variance, sigma2=self.sigma2, step=self.step,
+                     packing=self.packing)
+
+    @property
     def streams(self) -> int:
         """How many streams the encoder races over."""
         return 1 if self.scheme == "baseline" else self.decoders
@@ -96,89 +116,136 @@ class Code:
         """Whether a trellis makes a quantiser's cosets."""
         return self.scheme.endswith("trellis")
 
+    def encode(self, key: np.uint64, first_round: int, a: FloatArray) -> tuple[IntArray, Chosen]:
+        """The encoder's half: the messages of samples a, shape [R], and what it chose.
 
-class Chosen(NamedTuple):
-    """What a party chose, shape [R] each: of a race the arrival, of a quantiser the part (as stream) and the cell."""
+        Raises:
+            CallerError: a sample is not finite, or so far out that its weights underflow.
+        """
+        standard = self.source.standard(a)
+        if self.sigma2 is not None:
+            y = gaussian.encode(standard, self.sigma2, key, first_round, self.streams, self.l_max)
+            return y.block, Chosen(y.stream, y.node)
+        assert self.step is not None
+        _check(standard, self.step)
+        messages, at = quantiser.encode(standard, self.step, self.parts, self.l_max, self.trellis)
+        return messages, Chosen(at.part, at.cell)
 
-    stream: IntArray
-    node: IntArray
+    def decode(self, side: SideInformation, key: np.uint64, first_round: int, t: FloatArray, messages: IntArray,
+               k: int) -> tuple[FloatArray, Chosen]:
+        """Decoder k's half: estimates of A in its own units, from t and messages, shape [R] each, and what it chose.
+
+        Raises:
+            CallerError: a sample is not finite, or so far out that its weights underflow.
+        """
+        mean = side.mean(t)
+        if self.sigma2 is not None:
+            stream = k if self.streams > 1 else 0
+            x = gaussian.decode(mean, side.residual, self.sigma2, key, first_round, messages, stream)
+            if self.scheme.startswith("posterior"):
+                only = stream if self.scheme == "posterior-list" else -1
+                estimate = gaussian.posterior_mean(mean, side.residual, self.sigma2, key, first_round, self.streams,
+                                                   self.l_max, messages, only)
+            else:
+                estimate = gaussian.reconstruct(mean, side.residual, self.sigma2, x.mark)
+            return self.source.restored(estimate), Chosen(x.stream, x.node)
+        assert self.step is not None
+        _check(mean, self.step)
+        estimate, at = quantiser.decode(mean, side.residual, messages, self.step, self.parts, k % self.parts,
+                                        self.l_max, self.trellis)
+        return self.source.restored(estimate), Chosen(at.part, at.cell)
+
+    def pack(self, key: np.uint64, first_round: int, messages: IntArray) -> bytes:
+        """The bytes of messages, shape [R]."""
+        if self.packing == "fixed":
+            return packed(self.l_max, messages)
+        return entropy.encode(messages, self._chances(key, first_round, messages.size))
+
+    def unpack(self, key: np.uint64, first_round: int, count: int, data: bytes) -> IntArray:
+        """The messages of `count` rounds, shape [R].
+
+        Raises:
+            FrameError: the bytes are not those of as many messages, or a message is none.
+        """
+        if self.packing == "entropy":
+            return entropy.decode(data, self._chances(key, first_round, count))
+        return unpacked(self.l_max, first_round, count, data)
+
+    def _chances(self, key: np.uint64, first_round: int, rounds: int) -> Iterator[FloatArray]:
+        """Pr[message | shared randomness], some rounds at a time, so that no frame takes much memory."""
+        few = max(1, (1 << 20) // self.l_max)
+        for start in range(0, rounds, few):
+            yield self.message_probabilities(key, first_round + start, min(few, rounds - start))
+
+    def message_probabilities(self, key: np.uint64, first_round: int, rounds: int) -> FloatArray:
+        """Pr[message | shared randomness] of a race, in each round, shape [R, l_max]."""
+        assert self.sigma2 is not None
+        return gaussian.message_probabilities(self.sigma2, key, first_round, rounds, self.streams, self.l_max)
 
 
-def encode(code: Code, key: np.uint64, first_round: int, a: FloatArray) -> tuple[IntArray, Chosen]:
-    """The encoder's half: the messages of samples a, shape [R], and what it chose.
+@dataclass(frozen=True)
+class Decoding:
+    """A code at one decoder, whose t tells `side` of the source."""
+
+    code: Code
+    side: SideInformation
+
+    @property
+    def purpose(self) -> str:
+        """Of the session key."""
+        return self.code.purpose
+
+    def terms(self) -> Terms:
+        """As `Code.terms`."""
+        return self.code.terms()
+
+    def unpack(self, key: np.uint64, first_round: int, count: int, data: bytes) -> IntArray:
+        """As `Code.unpack`."""
+        return self.code.unpack(key, first_round, count, data)
+
+    def decode(self, key: np.uint64, first_round: int, t: FloatArray, messages: IntArray, k: int
+               ) -> tuple[FloatArray, Chosen]:
+        """As `Code.decode`."""
+        return self.code.decode(self.side, key, first_round, t, messages, k)
+
+
+def code_of(terms: Terms) -> Code:
+    """The code that an encoder's terms, or a lab's order, describe; packing is fixed unless they say otherwise.
 
     Raises:
-        CallerError: a sample is not finite, or so far out that its weights underflow.
+        FrameError: some of them are missing.
+        CallerError: they are not possible.
     """
-    standard = code.source.standard(a)
-    if code.sigma2 is not None:
-        y = gaussian.encode(standard, code.sigma2, key, first_round, code.streams, code.l_max)
-        return y.block, Chosen(y.stream, y.node)
-    assert code.step is not None
-    _check(standard, code.step)
-    messages, at = quantiser.encode(standard, code.step, code.parts, code.l_max, code.trellis)
-    return messages, Chosen(at.part, at.cell)
+    match terms:
+        case Terms(scheme=str(scheme), decoders=int(decoders), l_max=int(l_max), mean=float(mean),
+                   variance=float(variance)):
+            return Code(Gaussian(mean, variance), scheme, decoders, l_max, terms.sigma2, terms.step,
+                        terms.packing or "fixed")
+    raise missing(terms, "scheme", "decoders", "l_max", "mean", "variance")
 
 
-def decode(code: Code, side: SideInformation, key: np.uint64, first_round: int, t: FloatArray, messages: IntArray,
-           k: int) -> tuple[FloatArray, Chosen]:
-    """Decoder k's half: estimates of A in its own units, from t and messages, shape [R] each, and what it chose.
+def decoding(side_of: Callable[[Gaussian], SideInformation]) -> Callable[[Terms], Decoding]:
+    """How a decoder makes its half of the code that terms describe; `side_of` says what its t tells of the source."""
+    def of(terms: Terms) -> Decoding:
+        code = code_of(terms)
+        return Decoding(code, side_of(code.source))
 
-    Raises:
-        CallerError: a sample is not finite, or so far out that its weights underflow.
-    """
-    mean = side.mean(t)
-    if code.sigma2 is not None:
-        stream = k if code.streams > 1 else 0
-        x = gaussian.decode(mean, side.residual, code.sigma2, key, first_round, messages, stream)
-        if code.scheme.startswith("posterior"):
-            only = stream if code.scheme == "posterior-list" else -1
-            estimate = gaussian.posterior_mean(mean, side.residual, code.sigma2, key, first_round, code.streams,
-                                               code.l_max, messages, only)
-        else:
-            estimate = gaussian.reconstruct(mean, side.residual, code.sigma2, x.mark)
-        return code.source.restored(estimate), Chosen(x.stream, x.node)
-    assert code.step is not None
-    _check(mean, code.step)
-    estimate, at = quantiser.decode(mean, side.residual, messages, code.step, code.parts, k % code.parts, code.l_max,
-                                    code.trellis)
-    return code.source.restored(estimate), Chosen(at.part, at.cell)
+    return of
 
 
-def pack(code: Code, key: np.uint64, first_round: int, messages: IntArray) -> bytes:
-    """The bytes of messages, shape [R]."""
-    if code.packing == "fixed":
-        return bits.pack(messages, bits.width_of(code.l_max))
-    return entropy.encode(messages, _chances(code, key, first_round, messages.size))
+def packed(l_max: int, messages: IntArray) -> bytes:
+    """The bytes of messages 0 to l_max - 1, shape [R], with a fixed width."""
+    return bits.pack(messages, bits.width_of(l_max))
 
 
-def unpack(code: Code, key: np.uint64, first_round: int, count: int, packed: bytes) -> IntArray:
-    """The messages of `count` rounds, shape [R].
-
-    Raises:
-        FrameError: the bytes are not those of as many messages, or a message is none.
-    """
-    if code.packing == "entropy":
-        return entropy.decode(packed, _chances(code, key, first_round, count))
-    messages = bits.unpack(packed, count, bits.width_of(code.l_max))
-    if messages.max() >= code.l_max:
+def unpacked(l_max: int, first_round: int, count: int, data: bytes) -> IntArray:
+    """The inverse of `packed`, shape [count]; raises FrameError as `Code.unpack` does."""
+    messages = bits.unpack(data, count, bits.width_of(l_max))
+    if messages.max() >= l_max:
         at = int(messages.argmax())
-        raise FrameError(f"index of round {first_round + at}: expected 0 to {code.l_max - 1} (l_max {code.l_max}), got "
+        raise FrameError(f"index of round {first_round + at}: expected 0 to {l_max - 1} (l_max {l_max}), got "
                          f"{messages[at]}")
     return messages
-
-
-def _chances(code: Code, key: np.uint64, first_round: int, rounds: int) -> Iterator[FloatArray]:
-    """Pr[message | shared randomness], some rounds at a time, so that no frame takes much memory."""
-    few = max(1, (1 << 20) // code.l_max)
-    for start in range(0, rounds, few):
-        yield message_probabilities(code, key, first_round + start, min(few, rounds - start))
-
-
-def message_probabilities(code: Code, key: np.uint64, first_round: int, rounds: int) -> FloatArray:
-    """Pr[message | shared randomness] of a race, in each round, shape [R, l_max]."""
-    assert code.sigma2 is not None
-    return gaussian.message_probabilities(code.sigma2, key, first_round, rounds, code.streams, code.l_max)
 
 
 def _check(values: FloatArray, step: float) -> None:

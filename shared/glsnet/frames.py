@@ -33,6 +33,10 @@ class Terms:
     items: int | None = None
     epsilon: float | None = None
     vocabulary: str | None = None
+    candidates: int | None = None
+    beta: float | None = None
+    prior: str | None = None
+    model: str | None = None
 
     def __str__(self) -> str:
         present = ((field.name, getattr(self, field.name)) for field in fields(self))
@@ -373,15 +377,16 @@ def terms_to_proto(terms: Terms) -> pb.Terms:
     present = {field.name: value for field in fields(terms) if (value := getattr(terms, field.name)) is not None}
     normal = {name: present.pop(name) for name in _NORMAL if name in present}
     finite = {name: present.pop(name) for name in _FINITE if name in present}
+    images = {name: present.pop(name) for name in _IMAGES if name in present}
     return pb.Terms(**present, normal=pb.Normal(**normal) if normal else None,
-                    finite=pb.Finite(**finite) if finite else None)
+                    finite=pb.Finite(**finite) if finite else None, images=pb.Images(**images) if images else None)
 
 
 def terms_from_proto(message: pb.Terms) -> Terms:
     """The inverse of `terms_to_proto`."""
-    parts = (message, message.normal, message.finite)
+    parts = (message, message.normal, message.finite, message.images)
     present = {field.name: value for part in parts for field, value in part.ListFields()}
-    return Terms(**{name: value for name, value in present.items() if name not in ("normal", "finite")})
+    return Terms(**{name: value for name, value in present.items() if name not in ("normal", "finite", "images")})
 
 
 def direction_to_proto(traffic: Traffic) -> pb.Direction:
@@ -397,6 +402,7 @@ def direction_from_proto(message: pb.Direction) -> Traffic:
 
 _NORMAL = ("mean", "variance", "sigma2", "step")
 _FINITE = ("items", "epsilon")
+_IMAGES = ("candidates", "beta", "prior", "model")
 
 
 def checksum_of(first: int, count: int, packed: bytes) -> int:

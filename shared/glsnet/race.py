@@ -8,6 +8,7 @@ Base measures mu:
 
     finite_race   the counting measure on N items, cut into blocks of 256. Arrivals of a block come at rate mass, the
                   number of its items: arrival n at (-ln u_0 - ... - ln u_n) / mass; each is marked by a uniform item.
+    listed_race   items that differ from round to round, with one arrival each: for few items, looked at one by one.
     minhash_race  items x heights from 0 to 1: darts, of which a party takes the first below its bars.
     normal_race   the standard normal law x the message values, one block per value. Each block is a public dyadic
                   tree over the quantiles: node 2^d + j covers [j, j + 1) / 2^d and holds the first arrival there after
@@ -155,6 +156,129 @@ def _first_gaps(key: np.uint64, blocks: IntArray, streams: IntArray, round_: int
     """
     for at in range(blocks.size):
         out[at] = 1.0 - uniform(philox(key, 0, blocks[at], streams[at], round_)[0])
+
+
+def candidates(key: np.uint64, first_round: int, first_item: IntArray, items: int, dimensions: int) -> FloatArray:
+    """Independent standard normal vectors, the same at every party: item i of round r of the list that all share.
+
+    Args:
+        key: session key.
+        first_round: the number of the first round.
+        first_item: shape [R]; of round r, items first_item[r] to first_item[r] + items - 1 are made.
+        items: how many.
+        dimensions: of a vector.
+
+    Returns:
+        shape [R, items, dimensions].
+
+    Raises:
+        CallerError: the rounds are out of range.
+    """
+    _check_rounds(first_round, first_item.size)
+    out = np.empty((first_item.size, items, dimensions))
+    _candidates(key, first_round, first_item, out)
+    return out
+
+
+@kernel
+def _candidates(key: np.uint64, first_round: int, first_item: IntArray, out: FloatArray) -> None:
+    for i in range(out.shape[0]):
+        for at in range(out.shape[1]):
+            _candidate(key, first_round + i, first_item[i] + at, out[i, at])
+
+
+@kernel
+def _candidate(key: np.uint64, round_: int, item: int, out: FloatArray) -> None:
+    pairs = (out.size + 1) // 2
+    for pair in range(pairs):
+        word01, word23 = philox(key, item * pairs + pair, 0, MAX_STREAMS - 1, round_)
+        out[2 * pair] = mark_in(0, 0, uniform(word01))
+        if 2 * pair + 1 < out.size:
+            out[2 * pair + 1] = mark_in(0, 0, uniform(word23))
+
+
+def normal_log_weights(key: np.uint64, first_round: int, items: int, mean: FloatArray, log_variance: FloatArray
+                       ) -> FloatArray:
+    """ln p(w)/p0(w) of the first `items` candidates w of each round, p normal, p0 the standard normal law they are of.
+
+    Args:
+        key: session key.
+        first_round: the number of the first round.
+        items: how many.
+        mean: of p in each round, shape [R, dimensions].
+        log_variance: of each coordinate, of the same shape; they are independent.
+
+    Returns:
+        shape [R, items].
+
+    Raises:
+        CallerError: the rounds are out of range.
+    """
+    _check_rounds(first_round, len(mean))
+    out = np.empty((len(mean), items))
+    _normal_log_weights(key, first_round, mean.astype(np.float64), log_variance.astype(np.float64), out)
+    return out
+
+
+@kernel
+def _normal_log_weights(key: np.uint64, first_round: int, mean: FloatArray, log_variance: FloatArray, out: FloatArray
+                        ) -> None:
+    w = np.empty(mean.shape[1])
+    for i in range(out.shape[0]):
+        precision = np.exp(-log_variance[i])
+        for at in range(out.shape[1]):
+            _candidate(key, first_round + i, at, w)
+            total = 0.0
+            for j in range(w.size):
+                total += w[j] * w[j] - (w[j] - mean[i, j]) ** 2 * precision[j] - log_variance[i, j]
+            out[i, at] = 0.5 * total
+
+
+def listed_race(key: np.uint64, first_round: int, streams: Sequence[int], first_item: IntArray,
+                log_weights: FloatArray) -> FiniteWinners:
+    """Draw an item in each round, with weights of that round, over the union of `streams`.
+
+    Args:
+        key: session key.
+        first_round: the number of the first round.
+        streams: the streams that race: all K for Y, one for X(k); below MAX_STREAMS - 1, which `candidates` has.
+        first_item: shape [R]; round r races over items first_item[r] to first_item[r] + M - 1.
+        log_weights: shape [R, M], natural logarithms; they need not sum to 1. Minus infinity is never drawn.
+
+    Raises:
+        CallerError: an argument is out of range, or no item of a round can be drawn.
+    """
+    stream = _checked_streams(streams)
+    _check_rounds(first_round, first_item.size)
+    weights = np.ascontiguousarray(log_weights, dtype=np.float64)
+    if weights.ndim != 2 or weights.shape[0] != first_item.size or not weights.shape[1]:
+        raise CallerError(f"log_weights: expected shape [{first_item.size}, M], got {list(weights.shape)}")
+    largest = weights.max(axis=1, initial=-np.inf)
+    if not np.isfinite(largest).all() or np.isnan(weights).any():
+        at = int(np.argmax(~np.isfinite(weights.sum(axis=1, where=weights > -np.inf)) | ~np.isfinite(largest)))
+        raise CallerError(f"log_weights of round {first_round + at}: expected numbers below infinity, one of them "
+                          f"finite, got at most {float(largest[at])!r}")
+    winners = FiniteWinners(np.empty(first_item.size, np.int64), np.empty(first_item.size, np.int64))
+    _listed_race(key, first_round, stream, first_item, weights, largest, *winners)
+    return winners
+
+
+@kernel
+def _listed_race(key: np.uint64, first_round: int, streams: IntArray, first_item: IntArray, log_weights: FloatArray,
+                 largest: FloatArray, items_out: IntArray, streams_out: IntArray) -> None:
+    for i in range(first_item.size):
+        best, least = np.inf, -np.inf  # of t / weight, weights being shares of the largest; ln weight that can be less
+        for at in range(log_weights.shape[1]):
+            if log_weights[i, at] - largest[i] < least:
+                continue
+            weight = np.exp(log_weights[i, at] - largest[i])
+            for stream in streams:
+                u = uniform(philox(key, first_item[i] + at, 0, stream, first_round + i)[0])
+                if 1.0 - u < best * weight:  # -ln u >= 1 - u
+                    score = -log(u) / weight
+                    if score < best:
+                        best, items_out[i], streams_out[i] = score, first_item[i] + at, stream
+                        least = -36.8 - np.log(best)  # no time is below 2^-53 = e^-36.7
 
 
 def minhash_race(key: np.uint64, first_round: int, rounds: int, probabilities: FloatArray) -> IntArray:

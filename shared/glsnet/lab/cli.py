@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -29,9 +30,10 @@ from glsnet.lab import (
     runner,
 )
 from glsnet.lab import nature as natures
+from glsnet.lab.cli_sweep import DATA, DataOption
 from glsnet.lab.pairs import Pair, language_pairs, read_pairs
 from glsnet.lab.runner import Drawn, Parties
-from glsnet.lab.settings import CouplingRun, GaussianRun, Run, SpeculationRun
+from glsnet.lab.settings import CouplingRun, GaussianRun, ImagesRun, Run, SpeculationRun
 from glsnet.lab.terminal import AsJson, Assignments, interruptible
 from glsnet.sources.samples import write_atomically
 from glsnet.transport.rpc import check_address
@@ -129,6 +131,55 @@ def coupling(
     with _progress(settings.transport, k, parties, len(found) * settings.rounds) as advance:
         result = asyncio.run(coupled.run_coupling(settings, found, parties, advance))
     _print(result, report.show_coupling, as_json)
+
+
+@run_app.command(epilog=_settings(ImagesRun))
+def images(
+    assignments: Assignments = None,
+    data: DataOption = None,
+    output: Annotated[Path | None, typer.Option(metavar="NPZ", help="NumPy file to write: every image's index, "
+                                                "reconstructions and places of crops.")] = None,
+    contact_sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Picture to write: sources, crops and "
+                                                       "reconstructions of the first images.")] = None,
+    encoder: EncoderAddress = None,
+    decoders: DecoderAddresses = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compress the right halves of images for K decoders that each saw a crop of the left half.
+
+    An encoder and K decoders, each a process, exchange bit-packed indices over gRPC; the candidates for what an index
+    can mean come from the seed that they share. Prints the squared error on [0, 1], beside that of a k-means quantiser
+    and of a crop without a message, the bits that crossed the wire, and what the time went into.
+
+    - `glsnet run images`: digits that come with scikit-learn, and a model that comes with glsnet
+    - `glsnet run images --set dataset=mnist --data DIR --set scheme=wyner-ziv-list --contact-sheet sheet.png`
+    - `glsnet run images --set dataset=folder --data DIR --set model=mine.safetensors`, after `glsnet train images`
+    """
+    from glsnet.lab import images as lab  # for these alone: Pillow and the networks
+
+    settings = ImagesRun.parsed(assignments or [])
+    if settings.dataset != "digits" or str(data) != os.environ.get(DATA):  # that may be set for good
+        settings = settings.model_copy(update={"data": data})
+    parties = _parties(settings.transport, settings.decoders, encoder, decoders or [])
+    if contact_sheet is not None and not settings.shown:
+        raise CallerError("--contact-sheet: expected some images to show, got shown=0; leave it out")
+    views = lab.prepared(settings, _reading)
+    with _progress(settings.transport, settings.decoders, parties, len(views.images)) as advance:
+        written = lab.Output(views)
+        result = asyncio.run(lab.run(settings, views, parties, lambda tally: advance(tally.samples, tally.match.value),
+                                     _ignore if output is None else written.add))
+    if output is not None:
+        written.write(output)
+    if contact_sheet is not None:
+        from glsnet.lab.curves_images import write_contact_sheet  # matplotlib, as in `collision`
+
+        write_contact_sheet(result, contact_sheet)
+    _print(result, report.show_images, as_json)
+
+
+def _reading(done: int, total: int) -> None:
+    """A folder of images takes a while to read."""
+    print(f"\rreading images: {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
 def _few(found: list[Pair], settings: CouplingRun) -> list[Pair]:

@@ -192,7 +192,7 @@ async def _over_grpc(settings: CouplingRun, seed: bytes, terms: Terms, pairs: Se
         await asyncio.gather(*(party.end() for party in everyone))
         while under_way:
             yield await collect()
-        _, metered = await closings(bob, alices)
+        _, metered, _ = await closings(bob, alices)
         yield Ended(metered, on_network=True)
 
 

@@ -1,9 +1,14 @@
-"""The report's figures, from summary rows: rate-distortion curves, match rates, bits. matplotlib draws them."""
+"""The report's figures, from summary rows: rate-distortion curves, match rates, bits. matplotlib draws them.
+
+What figures of any source are made of is here, too: `draw`, `panels_of`, `draw_schemes`, `level`,
+`with_legend`.
+"""
 
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -21,6 +26,9 @@ SCHEMES = {  # in order: label, colour, marker; the colours of a race and of qua
     "trellis": ("trellis quantiser", "#882255", "<"),
     "split": ("split nested quantiser", "#E69F00", "v"),
     "split-trellis": ("split trellis quantiser", "#7F6000", ">"),
+    "wyner-ziv": ("learned Wyner–Ziv", "#009E73", "D"),
+    "wyner-ziv-list": ("learned Wyner–Ziv (list)", "#CC79A7", "P"),
+    "vq": ("k-means (no side information)", "#E69F00", "^"),
 }
 
 _OTHERS = (("#6A3D9A", "X"), ("#999933", "p"), ("#444444", "h"))
@@ -32,6 +40,21 @@ _STYLE: Any = {
     "axes.spines.right": False, "legend.frameon": False, "lines.linewidth": 1.3,
 }
 
+
+class Point(Protocol):
+    """What a row of any source has that says where it is drawn."""
+
+    @property
+    def scheme(self) -> str: ...
+
+    @property
+    def decoders(self) -> int: ...
+
+    @property
+    def l_max(self) -> int: ...
+
+
+P = TypeVar("P", bound=Point)
 Styles = Mapping[str, tuple[str, str, str]]  # as in SCHEMES, for those in a report: the same in every figure of it
 
 
@@ -44,13 +67,18 @@ class Picture(NamedTuple):
 
 def pictures(rows: Sequence[Row]) -> dict[str, Picture]:
     """Every figure of a report, by name, from at least one row."""
-    styles = _styles(rows)
+    styles = styles_of(rows)
+    return draw({name: partial(figure, rows, styles) for name, figure in (
+        ("distortion-mse", _distortion_mse), ("distortion-mean-db", _distortion_mean_db),
+        ("distortion-decoder", _distortion_decoder), ("match-rate", _match_rate), ("bits", _bits)
+    )})
+
+
+def draw(figures: Mapping[str, Callable[[], Figure]]) -> dict[str, Picture]:
+    """Each of these figures, in the style of all."""
     with matplotlib.rc_context(_STYLE):
-        drawn = {"distortion-mse": _distortion_mse(rows, styles),
-                 "distortion-mean-db": _distortion_mean_db(rows, styles),
-                 "distortion-decoder": _distortion_decoder(rows, styles),
-                 "match-rate": _match_rate(rows, styles), "bits": _bits(rows, styles)}
-        return {name: Picture(_svg(figure), _png(figure)) for name, figure in drawn.items()}
+        made = {name: figure() for name, figure in figures.items()}
+        return {name: Picture(_svg(figure), _png(figure)) for name, figure in made.items()}
 
 
 def in_order(schemes: Iterable[str]) -> list[str]:
@@ -67,46 +95,46 @@ def label_of(scheme: str) -> str:
 def _distortion_mse(rows: Sequence[Row], styles: Styles) -> Figure:
     figure, panels = _panels(rows, "MSE (dB), best of K")
     for axes, of in panels:
-        _schemes(axes, of, styles, lambda row: row.mse.decibels)
+        draw_schemes(axes, of, styles, lambda row: row.mse.decibels)
         _side_information(axes, [decibels(row.side_information_mse) for row in of])
         _wyner_ziv(axes, of)
         _along(axes, {row.l_max: decibels(row.list_converse_mse) for row in of}, color="0.1", linestyle=":",
                label="list converse: limit of the best of K")
-    return _with_legend(figure, [axes for axes, _ in panels])
+    return with_legend(figure, [axes for axes, _ in panels])
 
 
 def _distortion_mean_db(rows: Sequence[Row], styles: Styles) -> Figure:
     figure, panels = _panels(rows, "mean dB, best of K")
     cells = published()
     for axes, of in panels:
-        _schemes(axes, of, styles, lambda row: row.mean_db)
+        draw_schemes(axes, of, styles, lambda row: row.mean_db)
         _side_information(axes, [row.side_information_mean_db for row in of])
         beside = {row.l_max: cells[row.decoders, row.l_max].mean_db.value for row in of
                   if (row.decoders, row.l_max) in cells and on_published_source(row)}
         if beside:
             axes.plot([math.log2(l_max) for l_max in beside], list(beside.values()), "k+", markersize=12,
                       markeredgewidth=1.5, zorder=4, label="GLS as published")
-    return _with_legend(figure, [axes for axes, _ in panels])
+    return with_legend(figure, [axes for axes, _ in panels])
 
 
 def _distortion_decoder(rows: Sequence[Row], styles: Styles) -> Figure:
     figure, panels = _panels(rows, "MSE (dB), mean over the K")
     for axes, of in panels:
-        _schemes(axes, of, styles, lambda row: row.decoder_mse.decibels)
+        draw_schemes(axes, of, styles, lambda row: row.decoder_mse.decibels)
         _side_information(axes, [decibels(row.side_information_decoder_mse) for row in of])
         _wyner_ziv(axes, of)
-    return _with_legend(figure, [axes for axes, _ in panels])
+    return with_legend(figure, [axes for axes, _ in panels])
 
 
 def _match_rate(rows: Sequence[Row], styles: Styles) -> Figure:
     figure, panels = _panels(rows, "Pr[some decoder matches]")
     for axes, of in panels:
-        _schemes(axes, of, styles, lambda row: row.match_rate, joined=False)
+        draw_schemes(axes, of, styles, lambda row: row.match_rate, joined=False)
         bounds = [(_place(row, styles), row.match_bound) for row in of if row.match_bound is not None]
         if bounds:
             axes.plot(*zip(*bounds, strict=True), "k_", markersize=10, zorder=1, label="coding bound: at least")
         axes.set_ylim(0, 1.03)
-    return _with_legend(figure, [axes for axes, _ in panels])
+    return with_legend(figure, [axes for axes, _ in panels])
 
 
 def _bits(rows: Sequence[Row], styles: Styles) -> Figure:
@@ -146,7 +174,7 @@ def _bits(rows: Sequence[Row], styles: Styles) -> Figure:
         axes.margins(x=room)
         axes.set_xlim(left=0)
         axes.grid(visible=False, axis="y")
-    return _with_legend(figure, [whole])
+    return with_legend(figure, [whole])
 
 
 def _but(names: Sequence[str], left_out: Sequence[bool]) -> str:
@@ -158,27 +186,34 @@ def _panels(rows: Sequence[Row], quantity: str) -> tuple[Figure, list[tuple[Axes
     of: dict[tuple[int, float], list[Row]] = {}
     for row in rows:
         of.setdefault((row.decoders, round(row.residual_variance, 6)), []).append(row)
+    several = len({residual for _, residual in of}) > 1
+    return panels_of({f"K = {decoders}" + (f", Var(A | T) = {residual:g} Var(A)" if several else ""): found
+                      for (decoders, residual), found in of.items()}, quantity)
+
+
+def panels_of(of: Mapping[str, list[P]], quantity: str, sample: str = "sample"
+              ) -> tuple[Figure, list[tuple[Axes, list[P]]]]:
+    """A panel for the rows under each title, of this quantity against bits; `sample` is what the source calls one."""
     columns = {1: 1, 2: 2, 4: 2}.get(len(of), 3)
     lines = -(-len(of) // columns)
     figure = Figure(figsize=(6.4 if columns == 1 else 9.6, 3.3 * lines + 0.8), layout="constrained")
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    bits = sorted({math.log2(row.l_max) for row in rows})
-    several = len({residual for _, residual in of}) > 1
-    for at, (axes, (decoders, residual)) in enumerate(zip(grid, of, strict=False)):
-        axes.set_title(f"K = {decoders}" + (f", Var(A | T) = {residual:g} Var(A)" if several else ""))
+    bits = sorted({math.log2(row.l_max) for rows in of.values() for row in rows})
+    for at, (axes, title) in enumerate(zip(grid, of, strict=False)):
+        axes.set_title(title)
         axes.set_xticks(bits, [f"{number:.3g}" for number in bits])
         axes.tick_params(labelbottom=True)
         if at % columns == 0:
             axes.set_ylabel(quantity)
         if at + columns >= len(of):
-            axes.set_xlabel("bits per sample, log2 L_max")
+            axes.set_xlabel(f"bits per {sample}, log2 L_max")
     for axes in grid[len(of):]:
         axes.remove()
     return figure, list(zip(grid, of.values(), strict=False))
 
 
-def _schemes(axes: Axes, of: Sequence[Row], styles: Styles, metric: Callable[[Row], Measured],
-             joined: bool = True) -> None:
+def draw_schemes(axes: Axes, of: Sequence[P], styles: Styles, metric: Callable[[P], Measured], joined: bool = True
+                 ) -> None:
     """Each scheme's points with two standard errors; the line, if any, joins the lowest at each L_max."""
     for scheme, (label, colour, marker) in styles.items():
         points = [(_place(row, styles), *metric(row)) for row in of if row.scheme == scheme]
@@ -192,19 +227,24 @@ def _schemes(axes: Axes, of: Sequence[Row], styles: Styles, metric: Callable[[Ro
             axes.plot(list(lowest), list(lowest.values()), color=colour)
 
 
-def _place(row: Row, styles: Styles) -> float:
+def _place(row: Point, styles: Styles) -> float:
     """Where on the axis of bits a row's point is: those of different schemes slightly apart, so that none is hidden."""
     return math.log2(row.l_max) + _SPREAD * ((list(styles).index(row.scheme) + 0.5) / len(styles) - 0.5)
 
 
-def _styles(rows: Sequence[Row]) -> Styles:
+def styles_of(rows: Sequence[Point]) -> Styles:
+    """How each scheme is drawn."""
     others = iter(_OTHERS * len(rows))
     return {scheme: SCHEMES.get(scheme) or (scheme, *next(others)) for scheme in in_order(row.scheme for row in rows)}
 
 
 def _side_information(axes: Axes, levels: Sequence[float]) -> None:
-    axes.axhline(sum(levels) / len(levels), color="0.5", linestyle=(0, (6, 3)), linewidth=1.1,
-                 label="side information alone")
+    level(axes, levels, color="0.5", linestyle=(0, (6, 3)), label="side information alone")
+
+
+def level(axes: Axes, levels: Sequence[float], **style: Any) -> None:
+    """A line across at the mean of levels."""
+    axes.axhline(sum(levels) / len(levels), linewidth=1.1, **style)
 
 
 def _wyner_ziv(axes: Axes, of: Sequence[Row]) -> None:
@@ -225,7 +265,7 @@ def _mean_of(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
-def _with_legend(figure: Figure, panels: Sequence[Axes]) -> Figure:
+def with_legend(figure: Figure, panels: Sequence[Axes]) -> Figure:
     """One legend below all panels, schemes first."""
     found = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     labels = sorted(found, key=lambda label: not isinstance(found[label], ErrorbarContainer))

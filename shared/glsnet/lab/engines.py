@@ -15,6 +15,7 @@ from typing import Any
 from glsnet.errors import CallerError, GlsnetError, TransportError
 from glsnet.lab.cells import measure
 from glsnet.lab.scenarios import Cell, described
+from glsnet.lab.settings import ImagesRun
 
 CONNECT_SECONDS = 5
 
@@ -114,11 +115,12 @@ def _connected(client: Callable[..., Any], scheduler: str) -> Any:
 def _compile_once(cells: Sequence[Cell]) -> None:
     """Fill the cache of compiled kernels, which all processes share, instead of compiling in each.
 
-    Which kernels a cell needs depends on what it chooses by name.
+    Which kernels a cell needs depends on what it chooses by name. Images are downloaded only once by it, too.
     """
     kinds = {tuple(value for _, value in cell.settings if isinstance(value, str)): cell for cell in reversed(cells)}
     for cell in kinds.values():
-        tiny = cell.settings.model_copy(update={"samples": 2, "transport": "direct"})
+        tiny = cell.settings.model_copy(update={"samples": 2, "transport": "direct"} | (
+            {"shown": 0} if isinstance(cell.settings, ImagesRun) else {}))
         with suppress(Exception):  # then the cell itself fails, too, and is named
             measure(replace(cell, settings=tiny, search=None))
 

@@ -38,7 +38,7 @@ def synthetic(settings: GaussianRun) -> Nature:
     noise = DEFAULT_NOISE_VARIANCE if settings.noise_variance is None else settings.noise_variance
 
     def frames() -> Iterator[tuple[FloatArray, FloatArray]]:
-        source_draws, noise_draws = (_draws(settings.seed, of) for of in ("nature: source", "nature: noise"))
+        source_draws, noise_draws = (draws(settings.seed, of) for of in ("nature: source", "nature: noise"))
         for start in range(0, settings.samples, settings.frame):
             count = min(settings.frame, settings.samples - start)
             a = mean + math.sqrt(source.variance) * source_draws.standard_normal(count)
@@ -78,5 +78,6 @@ def from_file(path: Path, settings: GaussianRun) -> Nature:
     return Nature(source, sides, samples, frames)
 
 
-def _draws(seed: int, purpose: str) -> np.random.Generator:
+def draws(seed: int, purpose: str) -> np.random.Generator:
+    """Nature's own randomness for one purpose."""
     return np.random.Generator(np.random.Philox(key=int(session_key(seed_from_integer(seed), purpose))))

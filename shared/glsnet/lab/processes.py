@@ -16,10 +16,11 @@ JOINED = "joined "  # what a draft server says once it has agreed with its targe
 
 
 @asynccontextmanager
-async def local_parties(decoders: int) -> AsyncIterator[tuple[str, list[str]]]:
-    """Start one encoder and `decoders` decoder processes; give their addresses, HOST:PORT."""
+async def local_parties(decoders: int, *options: str) -> AsyncIterator[tuple[str, list[str]]]:
+    """Start one encoder and `decoders` decoder processes with these options; give their addresses, HOST:PORT."""
     async with _processes() as start:
-        addresses = await asyncio.gather(start("encoder_service"), *(start("decoder_service") for _ in range(decoders)))
+        addresses = await asyncio.gather(start("encoder_service", *options),
+                                         *(start("decoder_service", *options) for _ in range(decoders)))
         yield addresses[0], list(addresses[1:])
 
 

@@ -49,8 +49,8 @@ def _quality(result: dict[str, Any]) -> Table:
     return table
 
 
-def _wire(result: dict[str, Any]) -> Table:
-    table = table_of("bits per sample towards each decoder", ("layer", "<"), ("bits", ">"), ("over packed", ">"),
+def _wire(result: dict[str, Any], what: str = "sample") -> Table:
+    table = table_of(f"bits per {what} towards each decoder", ("layer", "<"), ("bits", ">"), ("over packed", ">"),
                    ("what it counts", "<"))
     layers = result["bits_per_sample"]
     for layer, meaning in (("information", "log2 L_max"), *_LAYERS):
@@ -61,9 +61,32 @@ def _wire(result: dict[str, Any]) -> Table:
             above = layer not in ("information", "packed") and layers["packed"]
             over = f"{100 * (bits / layers['packed'] - 1):+.2f} %" if above else ""
             table.add_row(layer, f"{bits:.4f}", over, meaning)
-    if result["message_entropy"] is not None:
+    if result.get("message_entropy") is not None:
         table.add_row("entropy", f"{result['message_entropy']:.4f}", "", "H(M | shared randomness)")
     return table
+
+
+def show_images(result: dict[str, Any], console: Console) -> None:
+    """Print one result of `images.run`."""
+    of = "" if result["candidates"] is None else f", N = {result['candidates']}, beta = {result['beta']:g}"
+    table = table_of(f"scheme {result['scheme']}, K = {result['decoders']} decoders, L_max = {result['l_max']}{of}, "
+                     f"{result['data']}, {result['split']} split, seed {result['seed']}, {result['transport']}",
+                     ("", "<"), ("measured", ">"), ("std. error", ">"), ("without the message", "<"))
+    table.add_row("images", f"{result['samples']:,}", "", f"{result['samples_per_second']:,.0f} images/s")
+    table.add_row("match rate", f"{result['match_rate']:.4f}", f"{result['match_rate_error']:.4f}", "")
+    table.add_row("squared error, best of K", f"{result['mse']:.4f}", f"{result['mse_error']:.4f}",
+                  f"crops alone {result['side_information_mse']:.4f}, mean image {result['mean_mse']:.4f}")
+    table.add_row("squared error, its own", f"{result['decoder_mse']:.4f}", f"{result['decoder_mse_error']:.4f}",
+                  f"crop alone {result['side_information_decoder_mse']:.4f}")
+    if result["vq_mse"] is not None:
+        table.add_row("k-means, without crops", f"{result['vq_mse']:.4f}", "", "")
+    spent = result["seconds"]
+    all_in = spent["networks"] + spent["races"] + spent["wire"]
+    console.print(Group(table, _wire(result, "image"), Text(
+        "Squared error is the mean over the pixels of the right half, in [0, 1]; of the best of the K reconstructions, "
+        "which takes an oracle, and of each decoder's own. Processor time of all parties: networks "
+        f"{spent['networks'] / all_in:.0%}, races {spent['races'] / all_in:.0%}, the rest, which is to speak with each "
+        f"other and the lab, {spent['wire'] / all_in:.0%}.\n{_setup(result)}".rstrip(), style="dim")))
 
 
 def show_coupling(result: dict[str, Any], console: Console) -> None:

@@ -1,6 +1,7 @@
 """What a run is: every setting with its default, its range and its meaning."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -92,6 +93,34 @@ class CouplingRun(Run):
     seed: int = Field(1, description="the seed that all parties share; the choice of pairs depends on it, too")
     transport: Literal["grpc", "direct"] = Field("grpc", description="grpc, or direct: in one process, no network")
     frame: int = Field(1000, ge=1, le=MAX_COUNT, description="samples in one batch, which share their frames")
+
+
+class ImagesRun(Run):
+    """Compression of the right halves of images, with a crop of the left half at every decoder."""
+
+    scheme: Literal["gls", "baseline", "wyner-ziv", "wyner-ziv-list", "vq"] = Field(
+        "gls", description="gls and baseline (all decoders share one stream) are as published; wyner-ziv is a learned "
+        "quantiser whose decoders use their crops, wyner-ziv-list one whose K decoders share a message between them, "
+        "vq k-means alone, which uses no crop"
+    )
+    decoders: int = Field(4, ge=1, le=1000, description="K, the number of decoders")
+    l_max: int = Field(16, ge=1, le=MAX_BLOCKS, description="number of message values; an index is log2 of it in bits")
+    candidates: int = Field(128, ge=1, le=1 << 20, description="of gls and baseline: N, the codewords of an image; a "
+                            "multiple of l_max")
+    beta: float = Field(0.35, gt=0, description="of gls and baseline: which beta-VAE of the model, by its beta")
+    dataset: Literal["digits", "mnist", "cifar10", "folder"] = Field(
+        "digits", description="digits come with scikit-learn; mnist and cifar10 are read by torchvision, in --data or "
+        "downloaded; folder is --data itself: DIR/CLASS/*.png, or DIR/train and DIR/test with such folders"
+    )
+    model: str | None = Field(None, min_length=1, description="digits or mnist, which come with glsnet, or a file of "
+                              "`glsnet train images`; default: that of the data set")
+    samples: int | None = Field(None, ge=1, le=2**32, description="how many images; default: all of the split")
+    split: Literal["test", "validation"] = Field("test", description="validation: those held out when training")
+    shown: int = Field(8, ge=0, le=1000, description="of so many images, from the first, the result has the pixels")
+    seed: int = Field(1, description="the seed that all parties share; crops are drawn from it, too")
+    transport: Literal["grpc", "direct"] = Field("grpc", description="grpc, or direct: in one process, no network")
+    frame: int = Field(256, ge=1, le=MAX_COUNT, description="images in one frame")
+    data: Path | None = Field(None, exclude=True, description="as --data; no part of what is recorded")
 
 
 def _split(value: object) -> object:

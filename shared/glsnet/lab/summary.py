@@ -17,6 +17,8 @@ import numpy as np
 
 Record = dict[str, Any]
 
+PARAMETERS = ("sigma2", "step", "candidates", "beta")  # that can be searched
+
 _LEAST = 1e-300  # of an exact reconstruction, whose dB would be infinite
 _PUBLISHED_RESIDUAL = 1 / 3  # of the source's variance, given one T: A ~ N(0, 1), T = A + N(0, 0.5)
 
@@ -108,21 +110,26 @@ def summarise(records: Sequence[Record]) -> list[Row]:
     has found may differ. The error is the standard deviation over n repetitions, over sqrt(n); that of a single
     repetition is what the run itself gave.
     """
-    repeated: dict[str, list[Record]] = {}
-    for record in records:
-        settings = {name: value for name, value in record["cell"]["settings"].items() if name != "seed"}
-        repeated.setdefault(json.dumps([settings, _search(record["result"])], sort_keys=True), []).append(record)
-    return sorted((_row(repetitions) for repetitions in repeated.values()), key=lambda row: (
+    return sorted((_row(repetitions) for repetitions in repeated(records)), key=lambda row: (
         row.decoders, row.l_max, row.scheme, row.packing, row.transport, row.minimised, row.parameter_value
     ))
 
 
-def _search(result: dict[str, Any]) -> tuple[str, list[float]]:
-    """Of a search, what it minimised, and the values that it tried; "" and none, if there was none."""
-    searched = result.get("searched") or []
-    parameter = _parameter(result)
-    return "".join(sorted({name for each in searched for name in each} - {parameter})), [
-        each[parameter] for each in searched]
+def repeated(records: Sequence[Record]) -> list[list[Record]]:
+    """The records, those of the same settings but for the seed, and of the same search, together."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        settings = {name: value for name, value in record["cell"]["settings"].items() if name != "seed"}
+        tries = [{name: value for name, value in each.items() if name in PARAMETERS}
+                 for each in record["result"].get("searched") or []]
+        key = json.dumps([settings, minimised(record["result"]), tries], sort_keys=True)
+        found.setdefault(key, []).append(record)
+    return list(found.values())
+
+
+def minimised(result: dict[str, Any]) -> str:
+    """What the search for a run's parameters minimised; "" if there was none."""
+    return "".join({name for each in result.get("searched") or [] for name in each} - {*PARAMETERS})
 
 
 def _row(records: list[Record]) -> Row:
@@ -134,13 +141,13 @@ def _row(records: list[Record]) -> Row:
         scheme=first["scheme"], decoders=first["decoders"], l_max=first["l_max"], packing=first["packing"],
         transport=first["transport"], frame=first["frame"], parameter=parameter,
         parameter_value=Counter(result[parameter] for result in results).most_common(1)[0][0],
-        minimised=_search(first)[0], repetitions=len(results),
+        minimised=minimised(first), repetitions=len(results),
         samples=float(np.mean([result["samples"] for result in results])),
         seconds=float(np.mean([record["timing"]["seconds"] for record in records])),
-        match_rate=_measured(results, "match_rate"),
-        match_bound=_mean([result["match_bound"] for result in results]),
-        mse=_measured(results, "mse"), mean_db=_measured(results, "mean_db"),
-        decoder_mse=_measured(results, "decoder_mse"),
+        match_rate=measured(results, "match_rate"),
+        match_bound=mean([result["match_bound"] for result in results]),
+        mse=measured(results, "mse"), mean_db=measured(results, "mean_db"),
+        decoder_mse=measured(results, "decoder_mse"),
         decoder_mean_db=float(np.mean([result["decoder_mean_db"] for result in results])),
         residual_variance=float(np.mean(residuals)),
         **{name: float(np.mean([result[name] for result in results])) for name in (
@@ -149,8 +156,8 @@ def _row(records: list[Record]) -> Row:
         **{name: float(np.mean([result["limits"][name] for result in results])) for name in (
             "wyner_ziv_mse", "list_converse_mse"
         )},
-        message_entropy=_mean([result["message_entropy"] for result in results]),
-        bits={layer: _mean([result["bits_per_sample"][layer] for result in results])
+        message_entropy=mean([result["message_entropy"] for result in results]),
+        bits={layer: mean([result["bits_per_sample"][layer] for result in results])
               for layer in first["bits_per_sample"]},
     )
 
@@ -159,14 +166,16 @@ def _parameter(result: dict[str, Any]) -> str:
     return "sigma2" if result["step"] is None else "step"
 
 
-def _measured(results: list[dict[str, Any]], name: str) -> Measured:
+def measured(results: list[dict[str, Any]], name: str) -> Measured:
+    """The mean of this number over repetitions, with its error."""
     values = np.array([result[name] for result in results])
     if values.size == 1:
         return Measured(float(values[0]), results[0][f"{name}_error"])
     return Measured(float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)))
 
 
-def _mean(values: list[float | None]) -> float | None:
+def mean(values: list[float | None]) -> float | None:
+    """Of values that all results have; None, if one has none."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from glsnet import bounds
-from glsnet.codes import Code, message_probabilities
-from glsnet.compression import PURPOSE, Outcomes
+from glsnet.codes import Code
+from glsnet.compression import Outcomes
 from glsnet.lab.nature import Nature
 from glsnet.lab.settings import GaussianRun
 from glsnet.race import FloatArray
@@ -138,8 +138,8 @@ class Tally:
         rounds = min(2 + self.samples // 500, _ENTROPY_ROUNDS, _ENTROPY_TREES // (code.streams * code.l_max))
         if code.sigma2 is None or code.sigma2 < _ENTROPY_SIGMA2 or rounds < 2:
             return None, None
-        key = session_key(seed_from_integer(seed), PURPOSE)
-        chances = message_probabilities(code, key, 0, rounds)
+        key = session_key(seed_from_integer(seed), code.purpose)
+        chances = code.message_probabilities(key, 0, rounds)
         mean = Mean()
         mean.add(-(chances * np.log2(np.where(chances > 0, chances, 1.0))).sum(axis=1))
         return mean.value, mean.error

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from glsnet.errors import CallerError
 from glsnet.race import FloatArray
+from glsnet.vision import before_transformers
 
 PAIR = {f"embedded-{role}": Path(__file__).parent / "pair" / role for role in ("target", "drafter")}
 
@@ -117,6 +118,7 @@ def load(name: str, device: str = "cpu", dtype: str = "float32") -> LanguageMode
 
         return EmbeddedModel(name, PAIR[name])
     try:
+        before_transformers()
         from glsnet.language import huggingface
     except ImportError as error:
         raise CallerError(f"language models: expected torch and transformers, got {error}; "

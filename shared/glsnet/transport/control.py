@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -12,11 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from glsnet.compression import DecoderSession, EncoderSession, Outcomes, code_of
+from glsnet.codes import code_of, decoding
+from glsnet.compression import DecoderSession, EncoderSession, Outcomes, Samples
 from glsnet.conversation import AliceSession, BobSession, Draw, Drawn
 from glsnet.coupling import Scheme
 from glsnet.errors import CallerError, FrameError
 from glsnet.frames import Terms, Traffic, direction_from_proto, direction_to_proto, terms_from_proto, terms_to_proto
+from glsnet.images import code as image_code
+from glsnet.images import model as image_model
+from glsnet.images.code import ImageCode
+from glsnet.images.model import Model
 from glsnet.race import FloatArray, IntArray
 from glsnet.sources.gaussian import SideInformation
 from glsnet.transport import rpc
@@ -41,15 +47,21 @@ class DecoderOrder:
 
 @dataclass(frozen=True)
 class Closed:
-    """A session's end at one party; `metered` is a decoder's, `digest` only of compression."""
+    """A session's end at one party; `metered` is a decoder's, `digest` only of compression, `seconds` of images."""
 
     rounds: int
     digest: bytes
     metered: Metered | None
+    seconds: dict[str, float]
 
 
-async def conduct_encoder(context: rpc.Context, broadcasts: Broadcasts) -> None:
+async def conduct_encoder(context: rpc.Context, broadcasts: Broadcasts, images: Model | None) -> None:
     """Open a session for the lab, do what it orders, and close it when the lab has no more.
+
+    Args:
+        context: the lab's call.
+        broadcasts: the sessions that are open.
+        images: the model to code images with; None looks among those that come with glsnet.
 
     Raises:
         CallerError: an order is not possible.
@@ -59,14 +71,17 @@ async def conduct_encoder(context: rpc.Context, broadcasts: Broadcasts) -> None:
     order = await _opening(context)
     if order.session in broadcasts:
         raise CallerError(f"session: expected a new one, got {order.session!r}, which is open")
-    reading = _Orders(context, "draw" if order.terms.HasField("finite") else "samples")
+    coder, since = _image_code(order, images), time.process_time()
+    reading = _Orders(context, "draw" if order.terms.HasField("finite") else "samples",
+                      None if coder is None else coder.model.shape.half)
     broadcast: Broadcast[Any]
     try:
         if order.terms.HasField("finite"):
             broadcast = Broadcast(_bob_session(order))
             party = run_bob(broadcast, reading.draws(), lambda drawn: _report(context, _drawn(drawn)))
         else:
-            broadcast = Broadcast(EncoderSession(order.session, code_of(terms_from_proto(order.terms)), order.seed))
+            code = coder or code_of(terms_from_proto(order.terms))
+            broadcast = Broadcast(EncoderSession(order.session, code, order.seed))
             party = run_encoder(broadcast, reading.samples(), lambda outcomes: _report(context, _outcomes(outcomes)))
         broadcasts[order.session] = broadcast
         log.info("session %s: opened for %s", order.session, context.peer())
@@ -78,7 +93,8 @@ async def conduct_encoder(context: rpc.Context, broadcasts: Broadcasts) -> None:
             broadcast.end()
             del broadcasts[order.session]
         digest = broadcast.session.digest if isinstance(broadcast.session, EncoderSession) else b""
-        await _report(context, pb.Report(closed=pb.Closed(rounds=broadcast.session.next_round, digest=digest)))
+        closed = pb.Closed(rounds=broadcast.session.next_round, digest=digest, seconds=_seconds(coder, since))
+        await _report(context, pb.Report(closed=closed))
     finally:
         reading.stop()
 
@@ -91,12 +107,23 @@ def _bob_session(order: pb.Open) -> BobSession:
     raise CallerError(f"open: expected scheme, decoders and items, got {terms}")
 
 
-async def conduct_decoder(context: rpc.Context, encoder: str | None) -> None:
+def _image_code(order: pb.Open, own: Model | None) -> ImageCode | None:
+    """The code for images, if they are what the lab orders."""
+    if not order.terms.HasField("images"):
+        return None
+    terms = terms_from_proto(order.terms)
+    if terms.model is None:
+        raise CallerError("open: expected the model's digest with images, got none")
+    return image_code.code_of(terms, image_model.with_digest(terms.model, own), time.thread_time)
+
+
+async def conduct_decoder(context: rpc.Context, encoder: str | None, images: Model | None) -> None:
     """Join the session that the lab names, with what it orders for this decoder alone, until the encoder ends.
 
     Args:
         context: the lab's call.
         encoder: HOST:PORT that this decoder was started with; None takes the lab's.
+        images: as for `conduct_encoder`.
 
     Raises:
         GlsnetError: see `parties.run_decoder` and `parties.run_alice`.
@@ -104,7 +131,9 @@ async def conduct_decoder(context: rpc.Context, encoder: str | None) -> None:
     order = await _opening(context)
     address = rpc.check_address(encoder or order.decoder.encoder)
     terms, stream = terms_from_proto(order.terms), order.decoder.stream
-    reading = _Orders(context, "draw" if order.terms.HasField("finite") else "samples")
+    coder, since = _image_code(order, images), time.process_time()
+    reading = _Orders(context, "draw" if order.terms.HasField("finite") else "samples",
+                      None if coder is None else coder.model.shape.side)
 
     async def opened() -> None:
         await _report(context, pb.Report(opened=pb.Opened()))
@@ -117,10 +146,11 @@ async def conduct_decoder(context: rpc.Context, encoder: str | None) -> None:
             closed = pb.Closed(rounds=alice.next_round)
         else:
             side = SideInformation(order.decoder.slope, order.decoder.intercept, order.decoder.residual)
-            session = DecoderSession(order.session, lambda _: side, order.seed, terms, stream)
+            of = decoding(lambda _: side) if coder is None else (lambda _: coder)
+            session = DecoderSession(order.session, of, order.seed, terms, stream)
             metered = await run_decoder(session, address, opened, reading.take,
                                         lambda outcomes: _report(context, _outcomes(outcomes)))
-            closed = pb.Closed(rounds=session.next_round, digest=session.digest)
+            closed = pb.Closed(rounds=session.next_round, digest=session.digest, seconds=_seconds(coder, since))
         closed.meter.CopyFrom(pb.Meter(
             setup=_traffic(metered.setup_down, metered.setup_up),
             rounds=_traffic(metered.rounds_down, metered.rounds_up),
@@ -136,9 +166,10 @@ class Conductor:
     def __init__(self, call: rpc.Call, peer: str) -> None:
         self._call, self._peer = call, peer
 
-    async def send(self, values: FloatArray) -> None:
-        """Order samples: a frame's worth of A, or of T_k, shape [R]."""
-        samples = pb.Samples(values=values.astype("<f8").tobytes())
+    async def send(self, values: Samples) -> None:
+        """Order samples: a frame's worth of A, or of T_k, R of them."""
+        pixels = values.dtype == np.uint8
+        samples = pb.Samples(pixels=values.tobytes()) if pixels else pb.Samples(values=values.astype("<f8").tobytes())
         await rpc.send(self._call, self._peer, pb.Order(samples=samples).SerializeToString())
 
     async def draw(self, draw: Draw) -> None:
@@ -168,7 +199,8 @@ class Conductor:
         if closed.HasField("meter"):
             setup, rounds = closed.meter.setup, closed.meter.rounds
             metered = Metered(*map(direction_from_proto, (setup.down, setup.up, rounds.down, rounds.up)))
-        return Closed(closed.rounds, closed.digest, metered)
+        seconds = {field.name: value for field, value in closed.seconds.ListFields()}
+        return Closed(closed.rounds, closed.digest, metered, seconds)
 
     async def opened(self) -> None:
         """The party has opened the session (encoder), or agreed to it (decoder)."""
@@ -200,30 +232,41 @@ async def conducting(address: str, peer: str, session: str, seed: bytes, terms: 
 
 
 class _Orders:
-    """What the lab orders after Open, all of one kind, read ahead by AHEAD orders at most."""
+    """What the lab orders after Open, all of one kind, read ahead by AHEAD orders at most.
 
-    def __init__(self, context: rpc.Context, kind: str) -> None:
+    `pixels` are in a sample of an image; None of others.
+    """
+
+    def __init__(self, context: rpc.Context, kind: str, pixels: int | None) -> None:
         self._queue: asyncio.Queue[pb.Order | Exception | None] = asyncio.Queue(AHEAD)
         self._task = asyncio.create_task(self._read(context, kind))
-        self._left = np.empty(0)
+        self._pixels = pixels
+        self._left: Samples = np.empty(0)
 
     def stop(self) -> None:
         self._task.cancel()
 
-    async def samples(self) -> AsyncIterator[FloatArray]:
+    async def samples(self) -> AsyncIterator[Samples]:
         """Each order's samples, to the end."""
         while (order := await self._next()) is not None:
-            yield _all_floats(order.samples.values)
+            yield self._values(order.samples)
 
-    async def take(self, count: int) -> FloatArray:
+    async def take(self, count: int) -> Samples:
         """The next `count` samples, from as many orders as it takes."""
-        while self._left.size < count:
+        while len(self._left) < count:
             if (order := await self._next()) is None:
-                raise CallerError(f"side information: expected {count} more samples, the lab gave {self._left.size}")
-            values = _all_floats(order.samples.values)
-            self._left = np.concatenate((self._left, values)) if self._left.size else values
+                raise CallerError(f"side information: expected {count} more samples, the lab gave {len(self._left)}")
+            values = self._values(order.samples)
+            self._left = np.concatenate((self._left, values)) if len(self._left) else values
         taken, self._left = self._left[:count], self._left[count:]
         return taken
+
+    def _values(self, samples: pb.Samples) -> Samples:
+        if self._pixels is None:
+            return _all_floats(samples.values)
+        if len(samples.pixels) % self._pixels:
+            raise FrameError(f"samples: expected {self._pixels} pixels for each image, got {len(samples.pixels)}")
+        return np.frombuffer(samples.pixels, np.uint8).reshape(-1, self._pixels)
 
     async def draws(self) -> AsyncIterator[Draw]:
         """Each distribution to draw from, to the end."""
@@ -264,8 +307,15 @@ def _outcomes(outcomes: Outcomes) -> pb.Report:
     return pb.Report(outcomes=pb.Outcomes(
         first_round=outcomes.first_round, count=outcomes.node.size, message=outcomes.message.astype("<i8").tobytes(),
         stream=outcomes.stream.astype("<i8").tobytes(), node=outcomes.node.astype("<i8").tobytes(),
-        reconstruction=b"" if outcomes.reconstruction is None else outcomes.reconstruction.astype("<f8").tobytes(),
+        **_reconstruction(outcomes.reconstruction),
     ))
+
+
+def _reconstruction(values: Samples | None) -> dict[str, bytes]:
+    if values is None:
+        return {}
+    return {"pixels": values.astype("<f4").tobytes()} if values.ndim > 1 else {
+        "reconstruction": values.astype("<f8").tobytes()}
 
 
 def _drawn(drawn: Drawn) -> pb.Report:
@@ -277,10 +327,17 @@ def _drawn(drawn: Drawn) -> pb.Report:
 
 def _outcomes_from(message: pb.Outcomes) -> Outcomes:
     count = message.count
-    return Outcomes(
-        message.first_round, _integers(message.message, count), _integers(message.stream, count),
-        _integers(message.node, count), _floats(message.reconstruction, count) if message.reconstruction else None,
-    )
+    reconstruction: Samples | None = None
+    if message.reconstruction:
+        reconstruction = _floats(message.reconstruction, count)
+    elif message.pixels:
+        reconstruction = np.frombuffer(message.pixels, "<f4").reshape(count, -1)
+    return Outcomes(message.first_round, _integers(message.message, count), _integers(message.stream, count),
+                    _integers(message.node, count), reconstruction)
+
+
+def _seconds(coder: ImageCode | None, since: float) -> pb.Seconds | None:
+    return None if coder is None else pb.Seconds(**coder.seconds, process=time.process_time() - since)
 
 
 def _integers(data: bytes, count: int) -> IntArray:

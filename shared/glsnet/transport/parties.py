@@ -10,19 +10,18 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
-from glsnet.compression import ACK_FRAMES, DecoderSession, EncoderSession, Outcomes
+from glsnet.compression import ACK_FRAMES, DecoderSession, EncoderSession, Outcomes, Samples
 from glsnet.conversation import AliceSession, BobSession, Draw, Drawn
 from glsnet.errors import FrameError, GlsnetError, TransportError
 from glsnet.frames import End, Frame, Indices, Turn
 from glsnet.joining import Host
-from glsnet.race import FloatArray
 from glsnet.transport.exchange import Broadcast, Line, Metered, joined, name_of
 from glsnet.transport.rpc import log
 
 WINDOW_FRAMES = 2 * ACK_FRAMES  # that a decoder may be behind with its Ack
 
 
-async def run_encoder(broadcast: Broadcast[EncoderSession], samples: AsyncIterable[FloatArray],
+async def run_encoder(broadcast: Broadcast[EncoderSession], samples: AsyncIterable[Samples],
                       report: Callable[[Outcomes], Awaitable[None]]) -> None:
     """Code samples, one frame for each array, as soon as all K decoders have agreed; end with their last Ack.
 
@@ -48,7 +47,7 @@ async def run_encoder(broadcast: Broadcast[EncoderSession], samples: AsyncIterab
 
 
 async def run_decoder(session: DecoderSession, encoder: str, agreed: Callable[[], Awaitable[None]],
-                      side_information: Callable[[int], Awaitable[FloatArray]],
+                      side_information: Callable[[int], Awaitable[Samples]],
                       report: Callable[[Outcomes], Awaitable[None]]) -> Metered:
     """Join, decode every frame with this decoder's own t, and say what it took on the wire.
 
@@ -74,7 +73,8 @@ async def run_decoder(session: DecoderSession, encoder: str, agreed: Callable[[]
             await report(outcomes)
             if ack is not None:
                 await line.send(ack)
-        await line.send(session.end(frame))
+        if (last := session.end(frame)) is not None:
+            await line.send(last)
         await _ended(line)
         return line.metered()
 

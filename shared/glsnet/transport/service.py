@@ -14,6 +14,7 @@ import typer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from glsnet.errors import CallerError, GlsnetError, TransportError
+from glsnet.images.model import Model, load
 from glsnet.transport.rpc import OPTIONS, Context, Handler, log, status_of
 
 STOP_SECONDS = 1.0
@@ -24,6 +25,8 @@ UntilStdinCloses = Annotated[bool, typer.Option("--until-stdin-closes", help="St
                                                 "lab does for the parties that it starts.")]
 ModelName = Annotated[str, typer.Option(help="embedded-target or embedded-drafter, which come with glsnet; or a "
                                         "folder, or the Hugging Face name, of a causal language model.")]
+ImageModel = Annotated[str | None, typer.Option("--image-model", help="Of images: a file of `glsnet train images`. "
+                                                "Without it, those that come with glsnet are at hand.")]
 Device = Annotated[str, typer.Option(help="Where the model runs, as torch calls it: cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str, typer.Option(help="The model's arithmetic: float64, float32, bfloat16 or float16.")]
 Seed = Annotated[int, typer.Option(envvar="GLSNET_SEED", help="Seed that all parties share.")]
@@ -39,6 +42,14 @@ def command(main: Callable[..., None], **others: Callable[..., None]) -> None:
     for name, other in others.items():
         app.command(name)(other)
     app()
+
+
+def image_model(name_or_path: str | None) -> Model | None:
+    """The model that --image-model names; raises typer.BadParameter if it is none."""
+    try:
+        return None if name_or_path is None else load(name_or_path)
+    except CallerError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def run(name: str, listen: str, methods: Mapping[str, Handler], job: Job | None, until_stdin_closes: bool) -> None:

@@ -44,10 +44,12 @@ class Decoder(_message.Message):
     def __init__(self, encoder: _Optional[str] = ..., stream: _Optional[int] = ..., slope: _Optional[float] = ..., intercept: _Optional[float] = ..., residual: _Optional[float] = ...) -> None: ...
 
 class Samples(_message.Message):
-    __slots__ = ("values",)
+    __slots__ = ("values", "pixels")
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    PIXELS_FIELD_NUMBER: _ClassVar[int]
     values: bytes
-    def __init__(self, values: _Optional[bytes] = ...) -> None: ...
+    pixels: bytes
+    def __init__(self, values: _Optional[bytes] = ..., pixels: _Optional[bytes] = ...) -> None: ...
 
 class Draw(_message.Message):
     __slots__ = ("rounds", "probabilities")
@@ -74,20 +76,22 @@ class Opened(_message.Message):
     def __init__(self) -> None: ...
 
 class Outcomes(_message.Message):
-    __slots__ = ("first_round", "count", "message", "stream", "node", "reconstruction")
+    __slots__ = ("first_round", "count", "message", "stream", "node", "reconstruction", "pixels")
     FIRST_ROUND_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     RECONSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    PIXELS_FIELD_NUMBER: _ClassVar[int]
     first_round: int
     count: int
     message: bytes
     stream: bytes
     node: bytes
     reconstruction: bytes
-    def __init__(self, first_round: _Optional[int] = ..., count: _Optional[int] = ..., message: _Optional[bytes] = ..., stream: _Optional[bytes] = ..., node: _Optional[bytes] = ..., reconstruction: _Optional[bytes] = ...) -> None: ...
+    pixels: bytes
+    def __init__(self, first_round: _Optional[int] = ..., count: _Optional[int] = ..., message: _Optional[bytes] = ..., stream: _Optional[bytes] = ..., node: _Optional[bytes] = ..., reconstruction: _Optional[bytes] = ..., pixels: _Optional[bytes] = ...) -> None: ...
 
 class Drawn(_message.Message):
     __slots__ = ("first_round", "count", "items", "indices", "bits_sent")
@@ -104,14 +108,26 @@ class Drawn(_message.Message):
     def __init__(self, first_round: _Optional[int] = ..., count: _Optional[int] = ..., items: _Optional[bytes] = ..., indices: _Optional[_Iterable[int]] = ..., bits_sent: _Optional[float] = ...) -> None: ...
 
 class Closed(_message.Message):
-    __slots__ = ("rounds", "digest", "meter")
+    __slots__ = ("rounds", "digest", "meter", "seconds")
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     METER_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
     rounds: int
     digest: bytes
     meter: Meter
-    def __init__(self, rounds: _Optional[int] = ..., digest: _Optional[bytes] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ...) -> None: ...
+    seconds: Seconds
+    def __init__(self, rounds: _Optional[int] = ..., digest: _Optional[bytes] = ..., meter: _Optional[_Union[Meter, _Mapping]] = ..., seconds: _Optional[_Union[Seconds, _Mapping]] = ...) -> None: ...
+
+class Seconds(_message.Message):
+    __slots__ = ("networks", "races", "process")
+    NETWORKS_FIELD_NUMBER: _ClassVar[int]
+    RACES_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    networks: float
+    races: float
+    process: float
+    def __init__(self, networks: _Optional[float] = ..., races: _Optional[float] = ..., process: _Optional[float] = ...) -> None: ...
 
 class Meter(_message.Message):
     __slots__ = ("setup", "rounds")

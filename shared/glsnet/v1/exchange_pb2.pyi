@@ -57,7 +57,7 @@ class Join(_message.Message):
     def __init__(self, session: _Optional[str] = ..., stream: _Optional[int] = ..., expected: _Optional[_Union[Terms, _Mapping]] = ..., streams: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Terms(_message.Message):
-    __slots__ = ("protocol", "seed_digest", "scheme", "decoders", "l_max", "width", "normal", "stream", "finite", "packing", "vocabulary")
+    __slots__ = ("protocol", "seed_digest", "scheme", "decoders", "l_max", "width", "normal", "stream", "finite", "packing", "vocabulary", "images")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SEED_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SCHEME_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,7 @@ class Terms(_message.Message):
     FINITE_FIELD_NUMBER: _ClassVar[int]
     PACKING_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     seed_digest: str
     scheme: str
@@ -80,7 +81,20 @@ class Terms(_message.Message):
     finite: Finite
     packing: str
     vocabulary: str
-    def __init__(self, protocol: _Optional[int] = ..., seed_digest: _Optional[str] = ..., scheme: _Optional[str] = ..., decoders: _Optional[int] = ..., l_max: _Optional[int] = ..., width: _Optional[int] = ..., normal: _Optional[_Union[Normal, _Mapping]] = ..., stream: _Optional[int] = ..., finite: _Optional[_Union[Finite, _Mapping]] = ..., packing: _Optional[str] = ..., vocabulary: _Optional[str] = ...) -> None: ...
+    images: Images
+    def __init__(self, protocol: _Optional[int] = ..., seed_digest: _Optional[str] = ..., scheme: _Optional[str] = ..., decoders: _Optional[int] = ..., l_max: _Optional[int] = ..., width: _Optional[int] = ..., normal: _Optional[_Union[Normal, _Mapping]] = ..., stream: _Optional[int] = ..., finite: _Optional[_Union[Finite, _Mapping]] = ..., packing: _Optional[str] = ..., vocabulary: _Optional[str] = ..., images: _Optional[_Union[Images, _Mapping]] = ...) -> None: ...
+
+class Images(_message.Message):
+    __slots__ = ("candidates", "beta", "prior", "model")
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    PRIOR_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    candidates: int
+    beta: float
+    prior: str
+    model: str
+    def __init__(self, candidates: _Optional[int] = ..., beta: _Optional[float] = ..., prior: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Finite(_message.Message):
     __slots__ = ("items", "epsilon")
