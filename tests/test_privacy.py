@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 from processes import result_of, service
 
+from glsnet.lab import images as lab
+from glsnet.lab.settings import ImagesRun
+
 
 class Recorder(socketserver.ThreadingTCPServer):
     """A TCP proxy to `target` that keeps what passes: `up` to the target, `down` from it."""
@@ -71,6 +74,24 @@ def test_neither_a_nor_another_decoders_t_ever_reaches_a_decoder(tmp_path: Path)
     assert seen(t[:, 1], reached) == 0
     # And what it says to the encoder holds none either, not even its own T.
     assert seen(np.concatenate((a, t.ravel())), bytes(data_plane.up)) == 0
+
+
+def test_no_half_of_an_image_and_no_other_crop_ever_reaches_a_decoder() -> None:
+    views = lab.prepared(ImagesRun.parsed(["decoders=2"]))
+    halves = [pixels.tobytes() for pixels in views.a]
+    # Crops are of 9 pixels, of which some come alike: three in a row do not.
+    own, other = ([crops[i : i + 3].tobytes() for i in range(0, 357, 3)] for crops in views.t.swapaxes(0, 1))
+    with service("encoder_service") as encoder, Recorder(encoder.address) as data_plane, \
+            service("decoder_service", "--encoder", data_plane.address) as first, \
+            service("decoder_service") as second, Recorder(first.address) as control_plane:
+        result_of("--set", "decoders=2", "--encoder", encoder.address, "--decoder", control_plane.address,
+                  "--decoder", second.address, run="images")
+        reached = bytes(control_plane.up + data_plane.down)
+        data_plane.shutdown()
+        control_plane.shutdown()
+    assert sum(crops in reached for crops in own) > 0.95 * len(own)  # which the lab hands it
+    assert not any(pixels in reached for pixels in halves + other)
+    assert not any(pixels in bytes(data_plane.up) for pixels in halves + own + other)
 
 
 def test_neither_party_of_a_coupling_sees_the_others_distribution(tmp_path: Path) -> None:
