@@ -12,7 +12,9 @@ on the same machine.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,7 +55,11 @@ class Profile:
     cells_epochs: int
 
 
-PROFILES = {"quick": Profile(256, 128, 128, 6, 2, 12), "full": Profile(1024, 128, 64, 30, 30, 120)}
+PROFILES = {
+    "quick": Profile(256, 128, 128, 6, 2, 12), "full": Profile(1024, 128, 64, 30, 30, 120),
+    # Of the models that come with glsnet:
+    "digits": Profile(128, 64, 32, 60, 30, 120), "mnist": Profile(192, 128, 128, 20, 8, 40),
+}
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,19 @@ def train(pictures: Pictures, crop: int, profile: Profile, seed: int, checkpoint
     return Model(shape, sizes, tuple(betas), tuple(counts), pictures.name, weights)
 
 
+@contextmanager
+def _in_order() -> Iterator[None]:
+    """Have torch add in an order that does not depend on which thread comes first; else gradients of cells do."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which CUDA wants for it
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@_in_order()
 def fit(data: "_Data", kept: "_Kept", weights: Tensors, seed: tuple[int, int], batch: int, epochs: int, loss: Loss,
         unseen: Loss, report: Callable[[int, float, float], None]) -> None:
     """One stage: Adam, until held-out images show no progress for PATIENCE epochs; the best weights are kept.
