@@ -118,7 +118,7 @@ def images(
     crop, then the estimator that weighs codewords by a crop; last the quantisers that learn what a crop adds. One image
     in twenty is held out, and a stage ends early once it gets no better on those.
 
-    quick is for a CPU: about ten minutes on two cores for mnist, a minute for digits. full is for a GPU: networks
+    quick is for a CPU: eight minutes on two cores for mnist, a minute for digits. full is for a GPU: networks
     four times as wide, and five to fifteen times as many epochs. digits and mnist are those of the models that come
     with glsnet.
 
