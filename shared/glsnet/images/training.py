@@ -106,10 +106,10 @@ def train(pictures: Pictures, crop: int, profile: Profile, seed: int, checkpoint
     sizes = Sizes(shape.half, shape.side, latent, profile.features, profile.hidden)
     settings = {"profile": asdict(profile), "shape": asdict(shape), "sizes": asdict(sizes), "betas": list(betas),
                 "counts": list(counts), "seed": seed, "images": pictures.name, "count": len(pictures.train)}
-    count = int((~held_out(len(pictures.train))).sum())
-    if count < (least := max(profile.batch, HELD_OUT, *counts)):
+    images = int((~held_out(len(pictures.train))).sum())
+    if images < (least := max(profile.batch, HELD_OUT, *counts)):
         raise CallerError(f"images: expected at least {least} to train on beside those held out, for batches of "
-                          f"{profile.batch} and {max(counts)} cells, got {count}; give more, or fewer cells")
+                          f"{profile.batch} and {max(counts)} cells, got {images}; give more, or fewer cells")
     data = _Data(pictures, crop, device)
     kept = _Kept.at(checkpoint, settings, device)
     kept.write()  # here, where nothing is lost if it cannot be written
@@ -139,7 +139,7 @@ def train(pictures: Pictures, crop: int, profile: Profile, seed: int, checkpoint
         run(f"beta={beta:g}, ratio", lambda: _initial(networks.ratio_shapes(sizes)), profile.ratio_epochs,
             _ratio_loss, vae)
     many = [count for count in counts if count > 1] or list(counts)
-    steps = count // profile.batch
+    steps = images // profile.batch
 
     def cells_loss(p: Tensors, a: torch.Tensor, t: torch.Tensor, step: int) -> torch.Tensor:
         # All quantisers in turn, each epoch from the first; where that is too short, from where the last one ended.
@@ -377,12 +377,9 @@ class _Kept:
                     groups.setdefault(group, {})[weight] = opened.get_tensor(name).clone()
             theirs = dict(state["settings"])
             kept.done = {stage: groups[stage] for stage in state["done"]}
-            steps = state["steps"]
-            if isinstance(steps, int):  # of the first weight, as checkpoints once had it
-                steps = dict.fromkeys(groups["now"], steps)
             kept.now = _Now(state["epoch"], state["idle"],
                             math.inf if state["best_loss"] is None else state["best_loss"], groups["now"],
-                            groups["best"], steps, groups["first moments"], groups["second moments"])
+                            groups["best"], state["steps"], groups["first moments"], groups["second moments"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise CallerError(f"{path}: expected a checkpoint of `glsnet train images`, got another file, or one that "
                               f"is damaged ({error}); delete it to begin again") from error

@@ -135,12 +135,10 @@ def _panels(rows: Sequence[Row], quantity: str) -> tuple[Figure, list[tuple[Axes
 
 
 def _levels(axes: Axes, of: Sequence[Row], side_information: Callable[[Row], float]) -> None:
-    """What is reached with no message, where the model has a network for that."""
+    """What is reached with no message."""
     for value, style, label in ((side_information, (0, (6, 3)), "side information alone"),
                                 (lambda row: row.mean_mse, (0, (1, 2)), "mean image")):
-        values = [value(row) for row in of]
-        if not any(map(math.isnan, values)):
-            level(axes, values, color="0.45", linestyle=style, label=label)
+        level(axes, [value(row) for row in of], color="0.45", linestyle=style, label=label)
 
 
 def _sheet(results: Sequence[Result], most: int) -> Figure:
