@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from processes import glsnet
-from test_page import CHROMIUM, HEADLESS, Elements, count, white_cards
+from test_page import CHROMIUM, HEADLESS, assert_same_bytes_again, count, targets_of_a_whole_page, white_cards
 
 from glsnet.errors import CallerError
 from glsnet.lab import page, page_images, results
@@ -100,22 +100,12 @@ def test_every_figure_is_drawn_in_a_browser(swept: Path, tmp_path: Path) -> None
 
 
 def test_the_page_needs_nothing_else(swept: Path) -> None:
-    found = Elements()
-    text = (swept / "report.html").read_text()
-    found.feed(text)
-    assert {"svg", "table", "figure", "style"} <= found.tags
-    assert not found.tags & {"script", "link", "img", "iframe", "object", "embed"}
-    assert all(target.startswith(("#", "data:image/png;base64,")) for target in found.targets)
-    assert "@import" not in text and text.count("url(") == text.count("url(#")
+    assert all(target.startswith(("#", "data:image/png;base64,")) for target in targets_of_a_whole_page(swept))
 
 
 def test_the_same_records_give_the_same_bytes(swept: Path) -> None:
     assert {path.name for path in (swept / "figures").iterdir()} == {f"{name}.png" for name in FIGURES}
-    before = [(swept / name).read_bytes() for name in FILES]
-    (swept / "report.html").write_text("old")
-    assert glsnet("report", str(swept)).stdout.strip() == str(swept / "report.html")
-    assert [(swept / name).read_bytes() for name in FILES] == before
-    assert not [*swept.rglob(".*.tmp")]
+    assert_same_bytes_again(swept, FILES)
 
 
 def test_the_numbers_are_those_of_the_records(swept: Path) -> None:

@@ -39,6 +39,12 @@ class Outcomes:
     node: IntArray
     reconstruction: Samples | None = None
 
+    def matches(self, other: "Outcomes") -> NDArray[np.bool_]:
+        """In which rounds another party has chosen the same, shape [R]."""
+        same: NDArray[np.bool_] = (
+            (self.stream == other.stream) & (self.node == other.node) & (self.message == other.message))
+        return same
+
 
 class EncoderCode(Protocol):
     """The encoder's half of a code: `codes.Code`, `images.code.ImageCode`."""

@@ -20,7 +20,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from glsnet import codes
 from glsnet.bits import width_of
@@ -29,9 +28,11 @@ from glsnet.errors import CallerError
 from glsnet.frames import Terms
 from glsnet.images import networks
 from glsnet.images.model import Floats, Model
+from glsnet.images.pictures import unit
 from glsnet.joining import missing
 from glsnet.race import IntArray, candidates, listed_race, normal_log_weights
 from glsnet.randomness import MAX_BLOCKS, MAX_STREAMS
+from glsnet.threads import one_thread
 
 Pixels = NDArray[np.uint8]
 
@@ -85,7 +86,7 @@ class ImageCode:
                                   f"{', '.join(map(str, model.counts))} cells, got one of {self._cells} for {scheme} "
                                   f"with l_max {l_max} and {decoders} decoders; train a model with it")
             self._networks = model.cells
-        ThreadpoolController().select(internal_api="openblas").limit(limits=1)
+        one_thread()
 
     def terms(self) -> Terms:
         """What a session has to agree on."""
@@ -106,7 +107,7 @@ class ImageCode:
         Raises:
             CallerError: the halves have another size than those of the model.
         """
-        halves = _unit("image", a, self.model.shape.half)
+        halves = _checked("image", a, self.model.shape.half)
         since = self._clock()
         if self.scheme in RACES:
             mean, log_variance = networks.encoder(self._networks, halves)
@@ -135,7 +136,7 @@ class ImageCode:
         Raises:
             CallerError: the crops have another size than those of the model.
         """
-        crops = _unit("crop", t, self.model.shape.side)
+        crops = _checked("crop", t, self.model.shape.side)
         since = self._clock()
         if self.scheme in RACES:
             stream = k if self.scheme == "gls" else 0
@@ -193,9 +194,9 @@ def _parts(rounds: int, each: int) -> list[slice]:
     return [slice(start, min(start + few, rounds)) for start in range(0, rounds, few)]
 
 
-def _unit(what: str, pixels: Pixels, size: int) -> Floats:
+def _checked(what: str, pixels: Pixels, size: int) -> Floats:
     """Pixels in [0, 1]."""
     if pixels.ndim != 2 or pixels.shape[1] != size or pixels.dtype != np.uint8:
         raise CallerError(f"{what}: expected {size} pixels of 8 bits, those of the model's images, got "
                           f"{pixels.dtype} of shape {list(pixels.shape)}; use a model that was trained on such images")
-    return pixels.astype(np.float32) / np.float32(255)
+    return unit(pixels)

@@ -169,8 +169,6 @@ def load(name_or_path: str) -> Model:
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CallerError(f"model: expected a file that `glsnet train images` has written, got {path}, which is "
                           f"another or damaged ({error}); train it again") from error
-    except CallerError as error:
-        raise CallerError(f"{path}: {error}") from error
     if prior != model.prior:
         raise CallerError(f"{path}: prior: expected {model.prior!r}, which is all that this version races over, got "
                           f"{prior!r}")

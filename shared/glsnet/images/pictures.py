@@ -80,6 +80,11 @@ def halves(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uin
     return images[:, :, :middle], images[:, :, middle:]
 
 
+def unit(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Pixels in [0, 1], of the same shape."""
+    return pixels.astype(np.float32) / np.float32(255)
+
+
 def crops(
     left: NDArray[np.uint8], side: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -33,7 +33,7 @@ from glsnet.errors import CallerError
 from glsnet.images import networks
 from glsnet.images.model import BETAS, COUNTS, Model, Shape
 from glsnet.images.networks import Sizes
-from glsnet.images.pictures import HELD_OUT, Pictures, crops, halves, held_out
+from glsnet.images.pictures import HELD_OUT, Pictures, crops, halves, held_out, unit
 from glsnet.sources.samples import write_atomically
 
 Tensors = dict[str, torch.Tensor]
@@ -316,7 +316,7 @@ class _Data:
         return list(zip(a, t, strict=True))
 
     def _tensor(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
-        return torch.from_numpy(pixels.astype(np.float32) / np.float32(255)).to(self._device)
+        return torch.from_numpy(unit(pixels)).to(self._device)
 
 
 @dataclass

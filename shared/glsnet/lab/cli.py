@@ -3,7 +3,6 @@
 import asyncio
 import csv
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from glsnet.lab import (
     runner,
 )
 from glsnet.lab import nature as natures
-from glsnet.lab.cli_sweep import DATA, DataOption
+from glsnet.lab.cli_sweep import DataOption, folder_for
 from glsnet.lab.pairs import Pair, language_pairs, read_pairs
 from glsnet.lab.runner import Drawn, Parties
 from glsnet.lab.settings import CouplingRun, GaussianRun, ImagesRun, Run, SpeculationRun
@@ -158,8 +157,7 @@ def images(
     from glsnet.lab import images as lab  # for these alone: Pillow and the networks
 
     settings = ImagesRun.parsed(assignments or [])
-    if settings.dataset != "digits" or str(data) != os.environ.get(DATA):  # that may be set for good
-        settings = settings.model_copy(update={"data": data})
+    settings = settings.model_copy(update={"data": folder_for(settings.dataset, data)})
     parties = _parties(settings.transport, settings.decoders, encoder, decoders or [])
     if contact_sheet is not None and not settings.shown:
         raise CallerError("--contact-sheet: expected some images to show, got shown=0; leave it out")

@@ -112,6 +112,11 @@ def sweep(
     print(f"{output / results.MANIFEST}\n{output / results.RECORDS}")
 
 
+def folder_for(dataset: str, data: Path | None) -> Path | None:
+    """Where a data set's images lie; digits lie in none, and what GLSNET_DATA says for good is not meant for them."""
+    return None if dataset == "digits" and str(data) == os.environ.get(DATA) else data
+
+
 def _in_folder(cell: Cell) -> bool:
     """Whether a cell's images lie in a folder; digits come with a package."""
     return isinstance(cell.settings, ImagesRun) and cell.settings.dataset != "digits"

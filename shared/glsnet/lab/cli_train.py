@@ -1,7 +1,6 @@
 """`glsnet train`: the models that come with glsnet, made again."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from glsnet.errors import CallerError
 from glsnet.images.model import BETAS, COUNTS
-from glsnet.lab.cli_sweep import DATA
+from glsnet.lab.cli_sweep import DATA, folder_for
 from glsnet.lab.terminal import interruptible
 from glsnet.vision import before_transformers
 
@@ -142,8 +141,6 @@ def images(
         raise CallerError(f"training: expected torch, got {error}; pip install 'glsnet[images]'") from error
     size = training.PROFILES[profile]
     size = size if hidden is None else replace(size, hidden=hidden)
-    if dataset is Dataset.digits and str(data) == os.environ.get(DATA):  # that may be set for good
-        data = None
     checkpoint = output.with_name(f"{output.name}.checkpoint")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
                TimeElapsedColumn())
@@ -170,7 +167,8 @@ def images(
             loss = f"loss {progress.loss:.3f}, held out {progress.held_out:.3f}"
             row(progress.stage, progress.epoch, progress.epochs, "" if math.isnan(progress.held_out) else loss)
 
-        found = pictures.load(dataset, data, lambda done, total: row("reading images", done, total, ""))
+        found = pictures.load(dataset, folder_for(dataset, data),
+                              lambda done, total: row("reading images", done, total, ""))
         height, width = found.train.shape[1:3]
         side = crop or CROPS.get(dataset) or max(1, min(width // 4, height))
         model = training.train(found, side, size, seed, checkpoint, report, costs, counts, latent, device)

@@ -21,7 +21,7 @@ from glsnet.errors import CallerError
 from glsnet.images import networks, pictures
 from glsnet.images.code import RACES, ImageCode, Pixels
 from glsnet.images.model import EMBEDDED, Model, load
-from glsnet.images.pictures import crops, halves, held_out
+from glsnet.images.pictures import crops, halves, held_out, unit
 from glsnet.lab.nature import draws
 from glsnet.lab.runner import Drawn, Ended, Parties, Plan, bits_of, play
 from glsnet.lab.settings import ImagesRun
@@ -70,7 +70,7 @@ async def run(settings: ImagesRun, views: "Views", parties: Parties | None, prog
     Raises:
         GlsnetError: a party cannot be reached, refuses, or is lost.
     """
-    model, code = views.model, code_of(settings, views.model)
+    code = code_of(settings, views.model)
     tally = Tally(views, code, settings.shown)
 
     def take(drawn: Drawn) -> None:
@@ -78,14 +78,13 @@ async def run(settings: ImagesRun, views: "Views", parties: Parties | None, prog
         sink(drawn)
         progress(tally)
 
-    halves_of = [code_of(settings, model) for _ in range(settings.decoders)]  # each has a clock of its own
     options = () if settings.model in (None, *EMBEDDED) else ("--image-model", str(settings.model))
-    plan = Plan(settings.transport, seed_from_integer(settings.seed), code, [_always(each) for each in halves_of],
+    plan = Plan(settings.transport, seed_from_integer(settings.seed), code, [lambda _: code] * settings.decoders,
                 [None] * settings.decoders, views.frames, options)
     since = time.process_time()
     ended = await play(plan, parties, take)
     if settings.transport == "direct":
-        seconds = [each.seconds for each in (code, *halves_of)] + [{"process": time.process_time() - since}]
+        seconds = [code.seconds | {"process": time.process_time() - since}]
     else:
         seconds = ended.seconds
     return tally.result(settings) | {
@@ -120,7 +119,7 @@ class Output:
         self._rounds.append({
             "index": drawn.y.message,
             "reconstruction": pixels.reshape(*pixels.shape[:2], shape.height, -1, shape.channels),
-            "matched": np.stack([(of.stream == drawn.y.stream) & (of.node == drawn.y.node) for of in drawn.x], axis=1),
+            "matched": np.stack([of.matches(drawn.y) for of in drawn.x], axis=1),
         })
 
     def write(self, path: Path) -> None:
@@ -170,14 +169,13 @@ class Tally:
 
     def add(self, drawn: Drawn) -> None:
         """One frame."""
-        a = drawn.a.astype(np.float32) / np.float32(255)
+        a = unit(drawn.a)
         x = [of.reconstruction for of in drawn.x if of.reconstruction is not None]
-        matched = np.array([(of.stream == drawn.y.stream) & (of.node == drawn.y.node) for of in drawn.x])
+        matched = np.array([of.matches(drawn.y) for of in drawn.x])
         errors = np.array([_error(each, a) for each in x])
         nothing = np.zeros(len(a), np.int64)
-        side = np.array([
-            _error(networks.cells(self._cells, 1, nothing, t.astype(np.float32) / np.float32(255)).clip(0, 1), a)
-            for t in drawn.t.swapaxes(0, 1)])
+        side = np.array([_error(networks.cells(self._cells, 1, nothing, unit(t)).clip(0, 1), a)
+                         for t in drawn.t.swapaxes(0, 1)])
         self.match.add(np.any(matched, axis=0).astype(np.float64))
         self.error.add(errors.min(0))
         self.own_error.add(errors.mean(0))
@@ -245,10 +243,6 @@ def _check(model: Model, name: str, images: NDArray[np.uint8]) -> None:
             images.shape[1:], (shape.height, shape.width, shape.channels)))
         raise CallerError(f"model: expected one for images of {theirs}, those of {name}, got one for {ours}, trained "
                           f"on {model.trained_on}; name another with --set model=FILE")
-
-
-def _always(code: ImageCode) -> Callable[[object], ImageCode]:
-    return lambda _: code
 
 
 def _shares(ended: Ended, seconds: list[dict[str, float]]) -> dict[str, float]:

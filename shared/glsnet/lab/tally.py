@@ -62,7 +62,7 @@ class Tally:
         matches, errors, side_errors = [], [], []
         for k, (drawn, side) in enumerate(zip(x, self._nature.sides, strict=True)):
             assert drawn.reconstruction is not None
-            matches.append((drawn.stream == y.stream) & (drawn.node == y.node) & (drawn.message == y.message))
+            matches.append(drawn.matches(y))
             errors.append((drawn.reconstruction - a) ** 2 / source.variance)
             side_errors.append((side.mean(t[:, k]) - (a - source.mean) / math.sqrt(source.variance)) ** 2)
             self.match_of[k].add(matches[k].astype(np.float64))

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from threadpoolctl import ThreadpoolController
 from tokenizers import Tokenizer as BytePairs
 
 from glsnet.language.tree import TreeCache
+from glsnet.threads import one_thread
 
 Floats = NDArray[np.float32]
 
@@ -59,7 +59,7 @@ class EmbeddedModel:
     """
 
     def __init__(self, name: str, folder: Path) -> None:
-        ThreadpoolController().select(internal_api="openblas").limit(limits=1)
+        one_thread()
         config = json.loads((folder / "config.json").read_text())
         weights = {key: value.astype(np.float32) for key, value in load_file(folder / "model.safetensors").items()}
         self.name, self.tokenizer = name, EmbeddedTokenizer(folder / "tokenizer.json")
