@@ -1,12 +1,13 @@
 # The README's two commands are `make demo` and `make test`; each sets up .venv by itself.
 PYTHON ?= python3
 
-.PHONY: help demo test lint bench proto clean
+.PHONY: help demo test lint bench links proto clean
 
 help:
 	@echo "make demo    one encoder and four decoders compress 50,000 samples over gRPC, then images, a small sweep, its report, and some text"
 	@echo "make test    ruff, mypy and the tests"
 	@echo "make bench   the speed claims, as ratios within one run"
+	@echo "make links   what links that misbehave were asked for, and what comes of it"
 	@echo "make proto   regenerate shared/glsnet/v1 from proto/"
 	@echo "make clean   remove .venv and caches"
 
@@ -41,6 +42,9 @@ test: lint
 
 bench: .venv/.installed-dev
 	.venv/bin/python -m pytest benchmarks -s
+
+links: .venv/.installed
+	.venv/bin/python benchmarks/links.py
 
 proto: .venv/.installed-dev
 	.venv/bin/python -m grpc_tools.protoc -Iproto --python_out=shared --pyi_out=shared proto/glsnet/v1/*.proto

@@ -1,6 +1,7 @@
 """A decoder: a party that draws X(k) from its own side information and the encoder's messages."""
 
 import csv
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import noisy_observation
 from glsnet.sources.samples import read_column, write_atomically
 from glsnet.transport import control, exchange, parties, rpc, service
+from glsnet.transport.rpc import GrpcNet
 
 
 def main(
@@ -39,6 +41,9 @@ def main(
     mean: Annotated[float | None, typer.Option(help="Mean of the source to insist on.")] = None,
     variance: Annotated[float | None, typer.Option(help="Variance of the source to insist on.")] = None,
     image_model: service.ImageModel = None,
+    journal: service.Journal = None,
+    silence: service.Silence = rpc.SILENCE_SECONDS,
+    patience: service.Patience = exchange.PATIENCE,
     until_stdin_closes: service.UntilStdinCloses = False,
 ) -> None:
     """Serve as a decoder.
@@ -54,7 +59,7 @@ def main(
     if context.invoked_subcommand is not None:
         return
     job = None
-    images = service.image_model(image_model)
+    own = control.Own(service.image_model(image_model), journal, silence, patience)
     try:
         if encoder is not None:
             rpc.check_address(encoder)
@@ -67,30 +72,38 @@ def main(
         expected = Terms(decoders=decoders, l_max=l_max, sigma2=sigma2, step=step, scheme=scheme, mean=mean,
                          variance=variance)
         code_of = decoding(partial(noisy_observation, noise_variance=noise_variance))
-        session = DecoderSession(exchange.CODEC, code_of, seed_from_integer(seed), expected, stream)
-        job = partial(_decode, session, encoder, t, output)
-    methods = {control.METHOD: partial(control.conduct_decoder, encoder=encoder, images=images)}
-    service.run("decoder", listen, methods, job, until_stdin_closes)
+        session = partial(DecoderSession, exchange.CODEC, code_of, seed_from_integer(seed), expected, stream, 0)
+        job = partial(_decode, session, encoder, t, output, seed_from_integer(seed), own)
+    methods = {control.METHOD: partial(control.conduct_decoder, encoder=encoder, own=own)}
+    service.run("decoder", listen, methods, job, until_stdin_closes, silence)
 
 
-async def _decode(session: DecoderSession, encoder: str, t: FloatArray, output: Path) -> None:
+async def _decode(session_of: Callable[[bytes], DecoderSession], encoder: str, t: FloatArray, output: Path,
+                  seed: bytes, own: control.Own) -> None:
     """Decode a whole stream of the encoder's and write the reconstructions, or nothing if anything fails."""
-    with write_atomically(output) as handle:
+    with write_atomically(output) as handle, control.journal_of(own, exchange.CODEC, seed) as journal:
+        session = session_of(journal.party)
         rows = csv.writer(handle, lineterminator="\n")
         rows.writerow(("round", "index", "reconstruction"))
 
-        async def take(count: int) -> FloatArray:
-            if session.next_round + count > t.size:
-                raise CallerError(f"side information: expected at least {session.next_round + count} samples, as the "
-                                  f"encoder has, got {t.size}; use files of equal length")
-            return t[session.next_round : session.next_round + count]
+        async def take(first_round: int, count: int) -> FloatArray:
+            if first_round + count > t.size:
+                raise CallerError(f"side information: expected at least {first_round + count} samples, as the encoder "
+                                  f"has, got {t.size}; use files of equal length")
+            return t[first_round : first_round + count]
 
         async def write(outcomes: Outcomes) -> None:
             assert outcomes.reconstruction is not None
             rounds = range(outcomes.first_round, outcomes.first_round + outcomes.message.size)
             rows.writerows(zip(rounds, outcomes.message.tolist(), outcomes.reconstruction.tolist(), strict=True))
 
-        await parties.run_decoder(session, encoder, parties.nothing, take, write)
+        for entry in journal:
+            session.restore(entry.outcomes)
+            await write(entry.outcomes)
+        net = GrpcNet(exchange.METHOD, own.silence)
+        await parties.run_decoder(net, session, encoder, parties.nothing, take, write, journal, own.patience)
+        for first, below in session.lost:
+            rpc.log.warning("rounds %d to %d: lost; the encoder does not keep them any more", first, below - 1)
         if session.next_round < t.size:
             raise CallerError(f"side information: expected {session.next_round} samples, as the encoder had, "
                               f"got {t.size}; use files of equal length")

@@ -8,9 +8,10 @@ import typer
 
 from glsnet.drafting import DraftSession
 from glsnet.errors import CallerError
+from glsnet.joining import new_party
 from glsnet.language import models
 from glsnet.randomness import seed_from_integer
-from glsnet.transport import rpc, service, speculating
+from glsnet.transport import exchange, rpc, service, speculating
 
 
 def draft(
@@ -22,6 +23,8 @@ def draft(
     seed: service.Seed = 0,
     device: service.Device = "cpu",
     dtype: service.Dtype = "float32",
+    silence: service.Silence = rpc.SILENCE_SECONDS,
+    patience: service.Patience = exchange.PATIENCE,
     until_stdin_closes: service.UntilStdinCloses = False,
 ) -> None:
     """Serve as a draft server: propose tokens for the target's requests, until the target ends.
@@ -32,14 +35,16 @@ def draft(
     try:
         rpc.check_address(target)
         session = DraftSession(models.load(model, device, dtype), seed_from_integer(seed), _streams(streams),
-                               time.perf_counter)
+                               time.perf_counter, new_party())
     except CallerError as error:
         raise typer.BadParameter(str(error)) from error
 
     async def agreed() -> None:
         print(f"joined {target}", flush=True)
 
-    service.run("draft", listen, {}, partial(speculating.run_draft, session, target, agreed), until_stdin_closes)
+    net = rpc.GrpcNet(exchange.METHOD, silence)
+    job = partial(speculating.run_draft, net, session, target, agreed, patience)
+    service.run("draft", listen, {}, job, until_stdin_closes, silence)
 
 
 def _streams(text: str) -> list[int]:

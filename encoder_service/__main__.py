@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from encoder_service.target import target
@@ -17,8 +16,9 @@ from glsnet.race import FloatArray
 from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import Gaussian
 from glsnet.sources.samples import read_column
-from glsnet.transport import control, exchange, parties, service
+from glsnet.transport import control, exchange, parties, rpc, service
 from glsnet.transport.exchange import Broadcast, Broadcasts
+from glsnet.transport.rpc import GrpcNet
 
 
 def main(
@@ -38,6 +38,9 @@ def main(
     variance: Annotated[float | None, typer.Option(help="Variance of the source; default: that of the file.")] = None,
     frame: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Samples in one frame.")] = 4096,
     image_model: service.ImageModel = None,
+    journal: service.Journal = None,
+    silence: service.Silence = rpc.SILENCE_SECONDS,
+    patience: service.Patience = exchange.PATIENCE,
     until_stdin_closes: service.UntilStdinCloses = False,
 ) -> None:
     """Serve as the encoder.
@@ -54,7 +57,7 @@ def main(
         return
     broadcasts: Broadcasts = {}
     job = None
-    images = service.image_model(image_model)
+    own = control.Own(service.image_model(image_model), journal, silence, patience)
     if source is not None:
         try:
             a = read_column(source)
@@ -66,12 +69,12 @@ def main(
         except CallerError as error:
             raise typer.BadParameter(str(error)) from error
         broadcasts[exchange.CODEC] = Broadcast(session)
-        job = partial(parties.run_encoder, broadcasts[exchange.CODEC], _frames(a, frame), parties.nothing)
+        job = partial(_encode, broadcasts[exchange.CODEC], a, frame, seed_from_integer(seed), own)
     methods = {
         exchange.METHOD: partial(exchange.serve_join, broadcasts=broadcasts),
-        control.METHOD: partial(control.conduct_encoder, broadcasts=broadcasts, images=images),
+        control.METHOD: partial(control.conduct_encoder, broadcasts=broadcasts, own=own),
     }
-    service.run("encoder", listen, methods, job, until_stdin_closes)
+    service.run("encoder", listen, methods, job, until_stdin_closes, silence)
 
 
 def _variance(source: Path, a: FloatArray) -> float:
@@ -80,9 +83,21 @@ def _variance(source: Path, a: FloatArray) -> float:
     return value
 
 
+async def _encode(broadcast: Broadcast[EncoderSession], a: FloatArray, frame: int, seed: bytes, own: control.Own
+                  ) -> None:
+    """Code the whole file, or what of it is not in the journal."""
+    session = broadcast.session
+    with control.journal_of(own, session.session, seed) as journal:
+        for entry in journal:
+            session.restore(entry.frame, entry.outcomes)
+        left = _frames(a[session.next_round :], frame)
+        await parties.run_encoder(GrpcNet(exchange.METHOD), broadcast, left, parties.nothing, journal,
+                                  session.decoders, own.patience)
+
+
 async def _frames(a: FloatArray, frame: int) -> AsyncIterator[FloatArray]:
-    for chunk in np.split(a, range(frame, a.size, frame)):
-        yield chunk
+    for start in range(0, a.size, frame):
+        yield a[start : start + frame]
 
 
 if __name__ == "__main__":

@@ -14,9 +14,12 @@ from glsnet.speculation import TargetSession
 from glsnet.transport import exchange, service, speculating
 from glsnet.transport.exchange import Broadcast
 from glsnet.transport.parties import nothing
+from glsnet.transport.rpc import GrpcNet
 
 SEED = bytes(range(32))
 CLOCK = time.perf_counter
+NET = GrpcNet(exchange.METHOD)
+PATIENCE = 5.0
 Text = tuple[list[int], Finished]
 
 
@@ -47,12 +50,12 @@ async def network(target: LanguageModel, drafters: Sequence[DraftSession], strea
     broadcast = Broadcast(session)
     methods = {
         exchange.METHOD: partial(exchange.serve_join, broadcasts={session.session: broadcast}),
-        speculating.METHOD: partial(speculating.serve_generate, broadcast=broadcast),
+        speculating.METHOD: partial(speculating.serve_generate, net=NET, broadcast=broadcast),
         speculating.STATUS: partial(speculating.serve_status, session=session),
     }
     async with service.serving("127.0.0.1:0", methods) as port:
         address = f"127.0.0.1:{port}"
-        tasks = [asyncio.create_task(speculating.run_draft(each, address, nothing)) for each in drafters]
+        tasks = [asyncio.create_task(speculating.run_draft(NET, each, address, nothing, PATIENCE)) for each in drafters]
         joined = len(drafters)
         await broadcast.until(lambda: sum(at is not None for at in session.acknowledged.values()) == joined)
         try:

@@ -2,16 +2,28 @@
 
 import json
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from glsnet.codes import decoding
+from glsnet.lab.nature import synthetic
+from glsnet.lab.plan import Plan
+from glsnet.lab.settings import GaussianRun
+from glsnet.lab.tuning import code_of
+from glsnet.randomness import seed_from_integer
 
 GLSNET = str(Path(sys.executable).with_name("glsnet"))
 DEADLINE = 120.0
+T = TypeVar("T")
 
 
 class Service:
@@ -62,6 +74,17 @@ def result_of(*arguments: str, run: str = "gaussian") -> dict[str, Any]:
     return result
 
 
+def gaussian_plan(samples: int, decoders: int, frame: int, patience: float, transport: str = "grpc") -> Plan:
+    """What `glsnet run gaussian` would do with these settings, and with a patience."""
+    settings = GaussianRun.parsed([f"samples={samples}", f"decoders={decoders}", f"frame={frame}",
+                                   f"transport={transport}"])
+    nature = synthetic(settings)
+    code = code_of(settings, nature.source, nature.sides)
+    decodings = [decoding(lambda _, side=side: side) for side in nature.sides]  # type: ignore[misc]
+    return Plan(transport, seed_from_integer(settings.seed), code, decodings, nature.sides, nature.frames,
+                patience=patience)
+
+
 def children(pid: int) -> list[int]:
     """The processes that a process has started."""
     found = []
@@ -84,3 +107,67 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come to hold"
         time.sleep(0.01)
+
+
+def at_once(*actions: Callable[[], T]) -> list[T]:
+    """What each gives; processes take a while to start."""
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(lambda action: action(), actions))
+
+
+class Cutter(socketserver.ThreadingTCPServer):
+    """A TCP proxy to `target` whose connections can be cut."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, target: str) -> None:
+        super().__init__(("127.0.0.1", 0), Relay)
+        self.target = target
+        self.open: list[socket.socket] = []
+        self.served = 0
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.socket.getsockname()[1]}"
+
+    def cut(self) -> bool:
+        """Whether there was anything to cut."""
+        cut, self.open = self.open, []
+        for each in cut:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        return bool(cut)
+
+
+class Relay(socketserver.BaseRequestHandler):
+    server: Cutter
+
+    def handle(self) -> None:
+        host, _, port = self.server.target.rpartition(":")
+        far = socket.create_connection((host, int(port)))
+        self.server.served += 1
+        self.server.open += [far, self.request]
+        back = threading.Thread(target=self.pump, args=(far, self.request), daemon=True)
+        back.start()
+        self.pump(self.request, far)
+        back.join()
+        far.close()
+
+    def pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for each in (source, sink):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def cutting(target: str) -> Iterator[Cutter]:
+    with Cutter(target) as cutter:
+        try:
+            yield cutter
+        finally:
+            cutter.shutdown()

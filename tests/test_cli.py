@@ -1,5 +1,6 @@
 """The command line as its users run it: results, files, errors and interruptions."""
 
+import asyncio
 import csv
 import json
 import math
@@ -10,7 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import GLSNET, alive, children, glsnet, result_of, service, until
+from processes import GLSNET, alive, children, gaussian_plan, glsnet, result_of, service, until
+
+from glsnet.errors import TransportError
+from glsnet.frames import Ack, to_bytes
+from glsnet.lab.plan import Drawn, Parties
+from glsnet.lab.runner import play
 
 FIELDS = {
     "samples", "decoders", "l_max", "sigma2", "seed", "scheme", "transport", "match_rate", "match_bound", "mse",
@@ -140,19 +146,15 @@ def test_services_started_by_hand_are_driven_again_and_again() -> None:
     assert all(log.count("closed after 3000 rounds") == 2 for _, log in logs)
 
 
-def test_a_party_that_is_lost_ends_the_run_with_its_name() -> None:
+def test_a_run_whose_only_decoder_is_lost_ends_with_its_name() -> None:
     with service("encoder_service") as encoder, service("decoder_service") as decoder:
-        run = subprocess.Popen(
-            [GLSNET, "run", "gaussian", "--set", "decoders=1", "--set", "samples=100000000", "--encoder",
-             encoder.address, "--decoder", decoder.address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        log = decoder.process.stderr
-        assert log is not None
-        until(lambda: "agreed with" in log.readline())
-        decoder.process.kill()
-        out, error = run.communicate(timeout=60)
-    assert (run.returncode, out) == (1, "")
-    assert f"decoder 0 at {decoder.address}" in error
+        def take(drawn: Drawn) -> None:
+            if drawn.y.first_round > 0:
+                decoder.process.kill()
+
+        parties = Parties(encoder.address, [decoder.address])
+        with pytest.raises(TransportError, match=f"expected .* within 0.5 s.*; decoder 0 at {decoder.address}: "):
+            asyncio.run(play(gaussian_plan(samples=100_000_000, decoders=1, frame=5000, patience=0.5), parties, take))
 
 
 COUPLED = ("items_digest", "match_rate", "messages_per_sample", "trips_per_sample", "per_pair")
@@ -197,7 +199,8 @@ def test_every_coupling_is_the_same_over_grpc_and_direct(pairs_file: str, scheme
         assert (over_grpc["messages_per_sample"], per_sample) == (1, {"down": 0, "up": 8 + 64 * 100})
     else:
         assert (over_grpc["messages_per_sample"], per_sample) == (0, {"down": 0, "up": 0})
-        assert over_grpc["bits_per_sample"]["up"]["protobuf"] < 0.05  # the Acks of the terms and the end
+        acks = len(to_bytes(Ack(0))) + len(to_bytes(Ack(2100)))  # of the terms and the end
+        assert over_grpc["bits_per_sample"]["up"]["protobuf"] == pytest.approx(8 * acks / 2100)
 
 
 def test_couplings_run_on_services_started_by_hand(pairs_file: str) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from glsnet.codes import Code, decoding
-from glsnet.compression import ACK_FRAMES, DecoderSession, EncoderSession, terms_of
-from glsnet.errors import CallerError, FrameError, TermsError
-from glsnet.frames import Ack, End, Indices, Join, Terms
+from glsnet.compression import ACK_FRAMES, WINDOW_FRAMES, DecoderSession, EncoderSession, terms_of
+from glsnet.errors import CallerError, DamageError, FrameError, TermsError
+from glsnet.frames import PROTOCOL, Ack, End, Indices, Join, Terms
 from glsnet.randomness import seed_digest, seed_from_integer
 from glsnet.sources.gaussian import Gaussian, noisy_observation
 
@@ -71,7 +71,7 @@ def test_a_decoder_checks_the_terms_too() -> None:
         (replace(terms, l_max=16), TermsError, "width"),
         (replace(terms, l_max=0), TermsError, "not possible"),
         (replace(terms, sigma2=-1.0), TermsError, "not possible.*sigma2"),
-        (replace(terms, protocol=2), TermsError, "protocol: the encoder has 2, the decoder expects 1"),
+        (replace(terms, protocol=1), TermsError, f"protocol: the encoder has 1, the decoder expects {PROTOCOL}"),
         (replace(terms, scheme=None), FrameError, "got none for scheme"),
         (replace(terms, stream=1), TermsError, "stream: expected 0"),
     ]:
@@ -106,25 +106,34 @@ def test_how_samples_are_cut_into_frames_changes_no_index() -> None:
 
 
 def test_a_frame_out_of_order_is_refused_and_the_session_goes_on() -> None:
+    """What may have been lost or damaged on the way is DamageError, after which a decoder joins again."""
     party = encoder(decoders=1)
     decoder = joined(party)
     (a, t), frames = samples(30), []
     for part in np.split(a, 3):
         frames.append(party.encode(part)[0])
+    assert [party.outgoing(0) for _ in range(4)] == [*frames, None]
     decoder.decode(frames[0], t[:10])
-    for wrong, text in [(frames[2], "expected 10, the next, got 20"), (frames[0], "expected 10, the next, got 0"),
-                        (replace(frames[1], checksum=1), "checksum")]:
-        with pytest.raises(FrameError, match=text):
+    for wrong, error, text in [
+        (frames[2], DamageError, "expected 10, the next, got 20"), (frames[0], FrameError, "expected 10, .*, got 0"),
+        (replace(frames[1], checksum=1), DamageError, "checksum"),
+    ]:
+        with pytest.raises(FrameError, match=text) as caught:
             decoder.decode(wrong, t[10:20])
+        assert caught.type is error
     with pytest.raises(CallerError, match="expected 10 samples for this frame, got 9"):
         decoder.decode(frames[1], t[10:19])
     with pytest.raises(CallerError, match="centres"):
         decoder.decode(frames[1], np.full(10, np.nan))
-    with pytest.raises(FrameError, match="end: expected it after 10 rounds, as they came, got 30"):
-        decoder.end(End(30))
+    for rounds, error in [(30, DamageError), (5, FrameError)]:
+        with pytest.raises(FrameError, match=f"end: expected it after 10, the next, got {rounds}") as caught:
+            decoder.end(End(rounds))
+        assert caught.type is error
+    assert not decoder.ended
     decoder.decode(frames[1], t[10:20])
     decoder.decode(frames[2], t[20:])
     assert decoder.end(party.end()) == Ack(30)
+    assert decoder.ended
     assert decoder.digest == party.digest
 
 
@@ -139,27 +148,62 @@ def test_acks_come_every_few_frames_and_bound_what_is_in_flight() -> None:
     a, t = samples(3 * ACK_FRAMES)
     acks = []
     for i in range(a.size):
-        frame, _ = party.encode(a[i : i + 1])
+        party.encode(a[i : i + 1])
+        frame = party.outgoing(0)
+        assert isinstance(frame, Indices)
         _, ack = decoder.decode(frame, t[i : i + 1])
-        assert party.frames_in_flight == i % ACK_FRAMES + 1
         if ack is not None:
             acks.append(ack.next_round)
             party.receive(0, ack)
     assert acks == [ACK_FRAMES, 2 * ACK_FRAMES, 3 * ACK_FRAMES]
+    assert not party.finished
     assert decoder.end(party.end()) is None  # the encoder, which waits for no more, may have closed the stream
-    assert party.frames_in_flight == 0
+    assert party.outgoing(0) == End(a.size)
+    assert party.finished == {0}
     for wrong in (Ack(a.size + 1), Ack(a.size - 1)):
         with pytest.raises(FrameError, match=f"next_round from {a.size} to {a.size}, got {wrong.next_round}"):
             party.receive(0, wrong)
 
 
-def test_no_decoder_joins_a_session_under_way() -> None:
+def test_a_decoder_is_sent_a_window_beyond_its_last_ack_and_acknowledges_no_more_than_it_was_sent() -> None:
     party = encoder(decoders=1)
+    assert not party.open
+    decoder = joined(party)
+    a, t = samples(WINDOW_FRAMES + 1)
+    for i in range(WINDOW_FRAMES):
+        assert party.open
+        party.encode(a[i : i + 1])
+    assert not party.open
+    with pytest.raises(FrameError, match="next_round from 0 to 0, got 1"):
+        party.receive(0, Ack(1))
+    party.encode(a[-1:])
+    sent = [party.outgoing(0) for _ in range(a.size)]
+    assert sent[-1] is None and None not in sent[:-1]
+    for i, frame in enumerate(sent[:ACK_FRAMES]):
+        assert isinstance(frame, Indices)
+        _, ack = decoder.decode(frame, t[i : i + 1])
+    assert ack == Ack(ACK_FRAMES)
+    party.receive(0, ack)
+    assert party.open
+    assert isinstance(party.outgoing(0), Indices)
+
+
+def test_a_decoder_may_join_a_session_under_way_and_gets_all_rounds() -> None:
+    party = encoder(decoders=2)
     joined(party)
-    party.encode(np.zeros(5))
+    a, t = samples(50)
+    for part in np.split(a, 5):
+        party.encode(part)
     party.leave(0)
-    with pytest.raises(TermsError, match="before round 0"):
-        joined(party)
+    party.end()
+    late = joined(party, stream=0)
+    while not isinstance(frame := party.outgoing(0), End):
+        assert isinstance(frame, Indices)
+        late.decode(frame, t[late.next_round :][: frame.count])
+    last = late.end(frame)
+    assert last == Ack(50) and late.digest == party.digest
+    party.receive(0, last)
+    assert party.finished == {0}
 
 
 def test_samples_that_cannot_be_coded_leave_the_session_as_it_was() -> None:
@@ -186,11 +230,16 @@ def test_codes_out_of_range_are_refused(arguments: tuple[Any, ...], text: str) -
 
 
 def test_a_decoder_is_given_nothing_but_its_t_the_frames_and_the_seed() -> None:
-    """Its methods take frames and its own t; and with the same frames, nothing else that Nature knows changes it."""
-    taken = {name for method in ("join", "agree", "decode", "end", "check")
-             for name in inspect.signature(getattr(DecoderSession, method)).parameters} - {"self"}
-    assert taken == {"terms", "frame", "t", "end"}
-    assert set(inspect.signature(DecoderSession).parameters) == {"session", "code_of", "seed", "expected", "stream"}
+    """Its methods take frames and its own t; and with the same frames, nothing else that Nature knows changes it.
+
+    `restore` takes what it has itself recorded.
+    """
+    methods = [name for name, _ in inspect.getmembers(DecoderSession, inspect.isfunction) if not name.startswith("_")]
+    taken = {name: set(inspect.signature(getattr(DecoderSession, name)).parameters) - {"self"} for name in methods}
+    assert taken.pop("restore") == {"outcomes"}
+    assert set.union(*taken.values()) == {"terms", "frame", "t", "end", "lost"}
+    assert set(inspect.signature(DecoderSession).parameters) == {"session", "code_of", "seed", "expected", "stream",
+                                                                 "next_round", "party"}
     party = encoder(decoders=2)
     first, _ = joined(party), joined(party)
     a, t = samples(50)

@@ -9,7 +9,7 @@ import pytest
 
 from glsnet import bits
 from glsnet.codes import Code
-from glsnet.errors import FrameError, TermsError
+from glsnet.errors import DamageError, FrameError, TermsError
 from glsnet.frames import (
     MAX_COUNT,
     Ack,
@@ -18,6 +18,7 @@ from glsnet.frames import (
     Frame,
     Indices,
     Join,
+    Lost,
     Prompt,
     Refusal,
     Row,
@@ -25,6 +26,7 @@ from glsnet.frames import (
     Terms,
     Tokens,
     Traffic,
+    Turn,
     Wanted,
     checksum_of,
     from_bytes,
@@ -38,8 +40,8 @@ INDICES = Indices.of(300, 4, bits.pack(np.array([1, 7, 0, 5]), 3))
 
 
 @pytest.mark.parametrize("frame", [
-    Join("s", 0, TERMS), Join("s", None, Terms()), TERMS, replace(TERMS, mean=0.0, stream=0), INDICES, Ack(0),
-    Ack(2**40), End(0), End(7), Refusal("no"),
+    Join("s", 0, TERMS), Join("s", None, Terms()), Join("s", 1, TERMS, (), 2**40, bytes(range(8))), TERMS,
+    replace(TERMS, mean=0.0, stream=0), INDICES, Ack(0), Ack(2**40), End(0), End(7), Lost(0), Lost(300), Refusal("no"),
 ])
 def test_a_frame_comes_back_from_its_bytes(frame: Frame) -> None:
     assert from_bytes(to_bytes(frame)) == frame
@@ -49,7 +51,41 @@ def test_the_bytes_of_indices_are_pinned() -> None:
     """Tag and length of the frame's kind, round 300, count 4, two packed bytes, CRC-32 as fixed 32 bits."""
     expected = "1a0e 08ac02 1004 1a023c50 25".replace(" ", "")
     assert to_bytes(INDICES).hex() == expected + INDICES.checksum.to_bytes(4, "little").hex()
-    assert to_bytes(Ack(300)).hex() == "2a0308ac02"
+
+
+def test_all_other_frames_end_with_a_check_of_all_bytes_before_it() -> None:
+    """Field 31 as fixed 32 bits: the CRC-32 of what comes before."""
+    frames: list[tuple[Frame, str]] = [(Ack(300), "2a0308ac02"), (End(0), "2200"), (Lost(300), "92010308ac02")]
+    for frame, expected in frames:
+        assert to_bytes(frame).hex() == expected + check_of(expected)
+
+
+def check_of(data: str) -> str:
+    """The last field of frames that have it."""
+    return "fd01" + zlib.crc32(bytes.fromhex(data)).to_bytes(4, "little").hex()
+
+
+@pytest.mark.parametrize("frame", [
+    Join("session", 3, TERMS, (), 300, bytes(range(8))), TERMS, INDICES, Turn.of("darts", 300, 4, INDICES.packed),
+    Ack(300), End(300), Lost(300), Refusal("no"),
+], ids=lambda frame: type(frame).__name__)
+def test_any_bit_that_is_flipped_is_noticed(frame: Frame) -> None:
+    """Nothing else comes out, and never anything but DamageError: no party is blamed for what the way did."""
+    data = to_bytes(frame)
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DamageError):
+            from_bytes(bytes(flipped))
+
+
+@pytest.mark.parametrize("frame", [Join("session", 3, TERMS, (), 300, bytes(range(8))), TERMS, INDICES, Ack(300)],
+                         ids=lambda frame: type(frame).__name__)
+def test_a_frame_that_is_cut_short_is_noticed(frame: Frame) -> None:
+    data = to_bytes(frame)
+    for size in range(len(data)):
+        with pytest.raises(DamageError):
+            from_bytes(data[:size])
 
 
 @pytest.mark.parametrize("data", [b"", b"\x1a", to_bytes(INDICES)[:-1], b"\xff" * 20, b"\xaa\x06\x00",
@@ -62,7 +98,7 @@ def test_bytes_that_are_no_frame_are_refused(data: bytes) -> None:
 @pytest.mark.parametrize("count", [0, MAX_COUNT + 1])
 def test_a_count_out_of_range_is_refused(count: int) -> None:
     with pytest.raises(FrameError, match=f"count: expected 1 to {MAX_COUNT} rounds in a frame, got {count}"):
-        from_bytes(to_bytes(replace(INDICES, count=count)))
+        from_bytes(to_bytes(Indices.of(300, count, INDICES.packed)))
 
 
 @pytest.mark.parametrize("damaged", [
@@ -70,8 +106,10 @@ def test_a_count_out_of_range_is_refused(count: int) -> None:
     replace(INDICES, count=3),
 ])
 def test_a_damaged_frame_is_refused_by_its_checksum(damaged: Indices) -> None:
-    with pytest.raises(FrameError, match="checksum"):
+    with pytest.raises(DamageError, match="checksum"):
         damaged.checked()
+    with pytest.raises(DamageError, match="checksum"):
+        from_bytes(to_bytes(damaged))
 
 
 def test_an_index_that_is_no_message_is_refused() -> None:
@@ -137,9 +175,10 @@ def test_the_bytes_of_drafts_are_pinned() -> None:
 
 def test_the_bytes_of_accepted_and_of_drafts_with_probabilities_are_pinned() -> None:
     """Request 3, position 300, count 2, six bits; and p(x) after what is packed, which the check is of, too."""
-    check = zlib.crc32((300).to_bytes(8, "little") + (2).to_bytes(4, "little") + b"\xc4").to_bytes(4, "little")[:2]
+    crc = zlib.crc32((300 | 3 << 32).to_bytes(8, "little") + (2).to_bytes(4, "little") + b"\xc4")
+    check = crc.to_bytes(4, "little")[:2]
     assert to_bytes(ACCEPTED).hex() == "620c" + "0803" + "10ac02" + "1802" + "2203" + "c4" + check.hex()
-    crc = zlib.crc32((100).to_bytes(8, "little") + bytes(4) + DRAFTS.packed + SINGLES)
+    crc = zlib.crc32((100 | 1 << 32).to_bytes(8, "little") + bytes(4) + DRAFTS.packed + SINGLES)
     check = crc.to_bytes(4, "little")[:2]
     singles = "0000003f" "0000803e" "0000803f" "0000003e"
     assert to_bytes(RATIOS).hex() == ("5a20" + "0801" + "1064" + "2208" + DRAFTS.packed.hex() + check.hex() + "2a10"
@@ -147,10 +186,12 @@ def test_the_bytes_of_accepted_and_of_drafts_with_probabilities_are_pinned() -> 
 
 
 def test_the_bytes_of_a_row_and_of_what_asks_for_it_are_pinned() -> None:
-    assert to_bytes(Wanted(1, 100, 1, 3)).hex() == "6a08" + "0801" + "1064" + "1801" + "2003"
-    assert to_bytes(ROW).hex() == ("7213" + "0801" + "1064" + "1801" + "2003" + "3204" + "003c0000" + "3d"
-                                   + ROW.checksum.to_bytes(4, "little").hex())
-    assert to_bytes(Done(0)).hex() == "8201" + "00"
+    wanted = "6a08" + "0801" + "1064" + "1801" + "2003"
+    row = ("7213" + "0801" + "1064" + "1801" + "2003" + "3204" + "003c0000" + "3d"
+           + ROW.checksum.to_bytes(4, "little").hex())
+    frames: list[tuple[Frame, str]] = [(Wanted(1, 100, 1, 3), wanted), (ROW, row), (Done(0), "820100")]
+    for frame, expected in frames:
+        assert to_bytes(frame).hex() == expected + check_of(expected)
 
 
 @pytest.mark.parametrize("frame", [DRAFTS, ACCEPTED, RATIOS])
@@ -164,8 +205,8 @@ def test_tokens_are_refused_if_one_bit_of_them_is_another(frame: Tokens) -> None
             damaged: dict[str, Any] = {name: bytes(changed)}
             with pytest.raises(FrameError, match=f"checksum: expected 0x.{{4}} for these {frame.kind}, got 0x.{{4}}"):
                 replace(frame, **damaged).checked()
-    for damaged in ({"position": 101}, {"count": 1}, {"check": frame.check ^ 1}, {"packed": frame.packed + b"\0"},
-                    {"probabilities": b"\0"}):
+    for damaged in ({"request": 4}, {"position": 101}, {"count": 1}, {"check": frame.check ^ 1},
+                    {"packed": frame.packed + b"\0"}, {"probabilities": b"\0"}):
         with pytest.raises(FrameError, match="checksum: expected"):
             replace(frame, **damaged).checked()
 
@@ -184,7 +225,7 @@ def test_a_damaged_prompt_or_row_is_refused_by_its_checksum(frame: Prompt | Row,
 def test_tokens_without_a_check_are_refused() -> None:
     for packed in ("", "2200", "220101"):
         data = bytes.fromhex(f"5a{len(packed) // 2:02x}" + packed)
-        with pytest.raises(FrameError, match=r"drafts: expected at least 2 bytes, those of the check, got [01]"):
+        with pytest.raises(DamageError, match=r"drafts: expected at least 2 bytes, those of the check, got [01]"):
             from_bytes(data)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from glsnet.errors import CallerError
 from glsnet.generation import Asked, Finished, Request, Writer
 from glsnet.language.sampling import Sampling
-from glsnet.verification import SCHEMES, SINGLE
+from glsnet.verification import RATIOS, SCHEMES, SINGLE
 
 
 @pytest.mark.parametrize(("made", "text"), [
@@ -30,6 +30,11 @@ from glsnet.verification import SCHEMES, SINGLE
     (lambda: Request("a", scheme="kseq", drafts=2, temperatures=(1.0, 0.5)),
      r"temperatures: expected one for all drafts of scheme kseq, .*, got 1\.0, 0\.5"),
     (lambda: Request("a", stop=("x", "")), "stop: expected texts, got an empty one"),
+    (lambda: Request("a", max_tokens=2, made=(1, 2, 3)), "made: expected at most max_tokens, 2 tokens, got 3"),
+    (lambda: Request("a", ahead=-1), "ahead: expected 0 to 8 blocks, got -1"),
+    (lambda: Request("a", ahead=9), "ahead: expected 0 to 8 blocks, got 9"),
+    *[(lambda scheme=scheme: Request("a", scheme=scheme, ahead=1), f"ahead: expected 0 for scheme {scheme}, .* got 1")
+      for scheme in RATIOS],
     *[(lambda scheme=scheme: Request("a", scheme=scheme, drafts=2),
        f"drafts: expected K = 1 for scheme {scheme}, got 2") for scheme in SINGLE],
     (lambda: Asked("a", temperature=101.0).request(1), "temperature: expected 0 .* got 101.0"),
@@ -46,7 +51,9 @@ def test_what_is_refused(made: Callable[[], object], text: str) -> None:
 def test_the_ends_of_ranges_are_in_them() -> None:
     for scheme in SCHEMES:
         Request("", 1, 0, scheme, 1, 0, Sampling(0.0, 0, 1.0), (100.0,), ("x",))
-        Request("a", 1 << 40, (1 << 64) - 1, scheme, 1 if scheme in SINGLE else 256, 128, Sampling(100.0, 1, 1e-9))
+        Request("a", 1 << 40, (1 << 64) - 1, scheme, 1 if scheme in SINGLE else 256, 128, Sampling(100.0, 1, 1e-9),
+                made=(1, 2), ahead=0 if scheme in RATIOS else 8)
+        Request("a", 2, made=(1, 2))
     Request("a", scheme="kseq", drafts=2, temperatures=(0.5, 0.5))
 
 
@@ -61,8 +68,9 @@ def test_what_a_client_leaves_out_is_a_default_and_k_all_the_targets_streams() -
     assert Asked("a").request(3) == Request("a", drafts=3)
     for scheme in SCHEMES:
         assert Asked("a", scheme=scheme).request(3) == Request("a", scheme=scheme, drafts=1 if scheme in SINGLE else 3)
-    asked = Asked("a", 5, 6, 0.0, 7, 0.8, ("x",), "gls-strong", 2, 0, (0.0, 1.0))
-    assert asked.request(3) == Request("a", 5, 6, "gls-strong", 2, 0, Sampling(0.0, 7, 0.8), (0.0, 1.0), ("x",))
+    asked = Asked("a", 5, 6, 0.0, 7, 0.8, ("x",), "gls-strong", 2, 0, (0.0, 1.0), (3, 4), 2)
+    assert asked.request(3) == Request("a", 5, 6, "gls-strong", 2, 0, Sampling(0.0, 7, 0.8), (0.0, 1.0), ("x",), (3, 4),
+                                       2)
 
 
 def test_block_efficiency_is_tokens_for_each_call_of_the_target() -> None:

@@ -17,9 +17,17 @@ class FrameError(PeerError):
     """A frame that cannot be what the peer meant: truncated, damaged, miscounted or out of order."""
 
 
+class DamageError(FrameError):
+    """A frame that was damaged or lost on its way: whoever notices leaves the stream, and the decoder joins again."""
+
+
 class TermsError(PeerError):
     """The two parties do not mean the same session; the text names the term and both values."""
 
 
 class TransportError(GlsnetError):
     """The network or a process failed: unreachable, timed out, lost. The same call may succeed later."""
+
+
+class GoneError(TransportError):
+    """The session is not open where it was looked for: not yet, not any more, or not at all."""

@@ -6,10 +6,10 @@ from typing import Any, Literal, TypeVar, get_args
 
 from google.protobuf.message import DecodeError
 
-from glsnet.errors import FrameError, TermsError
+from glsnet.errors import DamageError, FrameError, TermsError
 from glsnet.v1 import exchange_pb2 as pb
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_COUNT = 1 << 16  # rounds in one frame
 MAX_OTHER_BYTES = 4096  # of any frame that holds no packed values: its text may come back in an error
 
@@ -57,13 +57,16 @@ class Terms:
 class Join:
     """A decoder asks to take part in a session, on a stream of its choice or of the encoder's.
 
-    A draft server may have several `streams`, and names them instead of `stream`.
+    A draft server may have several `streams`, and names them instead of `stream`. `party` tells whoever joins again
+    from others; it then goes on with `next_round`.
     """
 
     session: str
     stream: int | None
     expected: Terms
     streams: tuple[int, ...] = ()
+    next_round: int = 0
+    party: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Indices:
         return cls(first_round, count, packed, checksum_of(first_round, count, packed))
 
     def checked(self) -> bytes:
-        """What is packed; raises FrameError if the checksum is not that of it."""
+        """What is packed; raises DamageError if the checksum is not that of it."""
         return _checked("indices", self, self.first_round, self.count)
 
 
@@ -101,17 +104,19 @@ class Turn:
 
     @classmethod
     def of(cls, kind: TurnKind, first_round: int, count: int, packed: bytes) -> "Turn":
-        """With its checksum."""
-        return cls(kind, first_round, count, packed, checksum_of(first_round, count, packed))
+        """With its checksum, which is over its kind, too."""
+        return cls(kind, first_round, count, packed, _turn_checksum(kind, first_round, count, packed))
 
     def checked(self) -> bytes:
-        """What is packed; raises FrameError if the checksum is not that of it."""
-        return _checked(self.kind, self, self.first_round, self.count)
+        """What is packed; raises DamageError if the checksum is not that of it."""
+        if self.checksum != (computed := _turn_checksum(self.kind, self.first_round, self.count, self.packed)):
+            raise DamageError(f"checksum: expected {computed:#010x} for these {self.kind}, got {self.checksum:#010x}")
+        return self.packed
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request begins: see exchange.proto, which has the same fields; `tokens` are packed there as Indices are."""
+    """A request begins, or goes on: see exchange.proto, which has the same fields; tokens are packed as Indices are."""
 
     request: int
     seed: int
@@ -125,9 +130,11 @@ class Prompt:
     count: int
     packed: bytes
     checksum: int
+    made: int = 0
+    ahead: int = 0
 
     def checked(self) -> bytes:
-        """The tokens, packed; raises FrameError if the checksum is not that of them."""
+        """The tokens, packed; raises DamageError if the checksum is not that of them."""
         return _checked("tokens of a prompt", self, 0, self.count)
 
 
@@ -138,7 +145,8 @@ TokensKind = Literal["drafts", "accepted"]
 class Tokens:
     """Tokens of one block of a request, packed, and of drafts in schemes that test ratios p(x) of each, float32.
 
-    `count` is that of accepted tokens, and 0 for drafts, whose number both sides know.
+    `count` is that of accepted tokens. Drafts are as many as both sides know, and `count` says how many tokens come
+    before them: none, or the one that drafts ahead suppose.
     """
 
     kind: TokensKind
@@ -153,13 +161,14 @@ class Tokens:
     def of(cls, kind: TokensKind, request: int, position: int, count: int, packed: bytes, probabilities: bytes = b""
            ) -> "Tokens":
         """With its check."""
-        return cls(kind, request, position, count, packed, _check_of(position, count, packed, probabilities),
-                   probabilities)
+        check = _check_of(request, position, count, packed, probabilities)
+        return cls(kind, request, position, count, packed, check, probabilities)
 
     def checked(self) -> bytes:
-        """What is packed; raises FrameError if the check is not that of it."""
-        if self.check != (computed := _check_of(self.position, self.count, self.packed, self.probabilities)):
-            raise FrameError(f"checksum: expected {computed:#06x} for these {self.kind}, got {self.check:#06x}")
+        """What is packed; raises DamageError if the check is not that of it."""
+        computed = _check_of(self.request, self.position, self.count, self.packed, self.probabilities)
+        if self.check != computed:
+            raise DamageError(f"checksum: expected {computed:#06x} for these {self.kind}, got {self.check:#06x}")
         return self.packed
 
 
@@ -186,7 +195,7 @@ class Row:
     checksum: int
 
     def checked(self) -> bytes:
-        """What is packed; raises FrameError if the checksum is not that of it."""
+        """What is packed; raises DamageError if the checksum is not that of it."""
         return _checked("row", self, self.position, self.count)
 
 
@@ -243,6 +252,13 @@ class Ack:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """Rounds below next_round are not to be had any more."""
+
+    next_round: int
+
+
+@dataclass(frozen=True)
 class Refusal:
     """The decoder leaves, because of what it received."""
 
@@ -250,17 +266,21 @@ class Refusal:
 
 
 OfRequest = Prompt | Tokens | Wanted | Row | Done | Spent
-Frame = Join | Terms | Indices | Turn | End | Ack | Refusal | OfRequest
+Frame = Join | Terms | Indices | Turn | End | Ack | Lost | Refusal | OfRequest
 F = TypeVar("F", bound=Frame)
+R = TypeVar("R", Indices, Turn)
 _CHECK_BYTES = 2
 _PACKED = ("indices", *_TURNS, *get_args(TokensKind), "row", "prompt")
+_OWN_CHECK = ("indices", *_TURNS, *get_args(TokensKind))  # kinds whose own checksum is over all that matters
+_CHECK_TAG = b"\xfd\x01"  # of Frame.check, which comes last
 
 
 def to_bytes(frame: Frame) -> bytes:
     """The frame as it goes on the wire, before gRPC's own 5 bytes."""
     match frame:
-        case Join(session, stream, expected, streams):
-            join = pb.Join(session=session, stream=stream, expected=terms_to_proto(expected), streams=streams)
+        case Join(session, stream, expected, streams, next_round, party):
+            join = pb.Join(session=session, stream=stream, expected=terms_to_proto(expected), streams=streams,
+                           next_round=next_round, party=party)
             message = pb.Frame(join=join)
         case Terms():
             message = pb.Frame(terms=terms_to_proto(frame))
@@ -292,50 +312,63 @@ def to_bytes(frame: Frame) -> bytes:
             message = pb.Frame(end=pb.End(rounds=rounds))
         case Ack(next_round):
             message = pb.Frame(ack=pb.Ack(next_round=next_round))
+        case Lost(next_round):
+            message = pb.Frame(lost=pb.Lost(next_round=next_round))
         case Refusal(reason):
             message = pb.Frame(refusal=pb.Refusal(reason=reason))
-    return message.SerializeToString()
+    data = message.SerializeToString()
+    return data if message.WhichOneof("frame") in _OWN_CHECK else data + _check(data)
 
 
 def from_bytes(data: bytes) -> Frame:
     """The frame that these bytes are.
 
     Raises:
-        FrameError: they are truncated, of no known kind, or a count is out of range.
+        DamageError: they are truncated, of no known kind, or not what their check is of.
+        FrameError: a count is out of range.
     """
     message = pb.Frame()
     try:
         message.ParseFromString(data)
-    except DecodeError as error:
-        raise FrameError(f"frame: expected a whole frame, got {len(data)} bytes that end or break off early") from error
+    except (DecodeError, RecursionError) as error:
+        raise DamageError(f"frame: expected a whole frame, got {len(data)} bytes that end or break off early"
+                          ) from error
     kind = message.WhichOneof("frame")
+    if kind is None:
+        raise DamageError(f"frame: expected one of the kinds of exchange.proto, got {len(data)} bytes of none")
+    size = len(_CHECK_TAG) + 4
+    if kind not in _OWN_CHECK and data[-size:] != (computed := _check(data[:-size])):
+        raise DamageError(f"checksum: expected this {kind} to end with {computed.hex()}, got {data[-size:].hex()}")
     if kind not in _PACKED and len(data) > MAX_OTHER_BYTES:
         raise FrameError(f"frame: expected at most {MAX_OTHER_BYTES} bytes for {kind}, got {len(data)}")
     match kind:
         case "join":
             join = message.join
             stream = join.stream if join.HasField("stream") else None
-            return Join(join.session, stream, terms_from_proto(join.expected), tuple(join.streams))
+            return Join(join.session, stream, terms_from_proto(join.expected), tuple(join.streams), join.next_round,
+                        join.party)
         case "terms":
             return terms_from_proto(message.terms)
         case "indices":
             indices = message.indices
-            return Indices(indices.first_round, _count(indices.count), indices.packed, indices.checksum)
+            return _undamaged(Indices(indices.first_round, indices.count, indices.packed, indices.checksum))
         case "candidates" | "darts" | "verdicts" | "everything":
             turn: pb.Turn = getattr(message, kind)
-            return Turn(kind, turn.first_round, _count(turn.count), turn.packed, turn.checksum)
+            return _undamaged(Turn(kind, turn.first_round, turn.count, turn.packed, turn.checksum))
         case "drafts" | "accepted":
             tokens: pb.Tokens = getattr(message, kind)
             if (size := len(tokens.packed) - _CHECK_BYTES) < 0:
-                raise FrameError(f"{kind}: expected at least {_CHECK_BYTES} bytes, those of the check, got "
-                                 f"{len(tokens.packed)}")
-            return Tokens(kind, tokens.request, tokens.position, tokens.count, tokens.packed[:size],
+                raise DamageError(f"{kind}: expected at least {_CHECK_BYTES} bytes, those of the check, got "
+                                  f"{len(tokens.packed)}")
+            said = Tokens(kind, tokens.request, tokens.position, tokens.count, tokens.packed[:size],
                           int.from_bytes(tokens.packed[size:], "little"), tokens.probabilities)
+            said.checked()
+            return said
         case "prompt":
             prompt = message.prompt
             return Prompt(prompt.request, prompt.seed, prompt.scheme, prompt.drafts, prompt.length, prompt.max_tokens,
                           tuple(prompt.temperatures), prompt.top_k, prompt.top_p, prompt.count, prompt.packed,
-                          prompt.checksum)
+                          prompt.checksum, prompt.made, prompt.ahead)
         case "wanted":
             wanted = message.wanted
             return Wanted(wanted.request, wanted.position, wanted.stream, wanted.depth)
@@ -352,9 +385,11 @@ def from_bytes(data: bytes) -> Frame:
             return End(message.end.rounds)
         case "ack":
             return Ack(message.ack.next_round)
+        case "lost":
+            return Lost(message.lost.next_round)
         case "refusal":
             return Refusal(message.refusal.reason)
-    raise FrameError(f"frame: expected one of the kinds of exchange.proto, got {len(data)} bytes of none")
+    raise AssertionError(f"{kind} is a kind of exchange.proto")
 
 
 def bytes_of(frame: Frame, size: int) -> Traffic:
@@ -410,21 +445,32 @@ def checksum_of(first: int, count: int, packed: bytes) -> int:
     return zlib.crc32(packed, zlib.crc32(first.to_bytes(8, "little") + count.to_bytes(4, "little")))
 
 
-def _check_of(position: int, count: int, packed: bytes, probabilities: bytes) -> int:
-    return zlib.crc32(probabilities, checksum_of(position, count, packed)) & 0xffff
+def _turn_checksum(kind: TurnKind, first_round: int, count: int, packed: bytes) -> int:
+    return zlib.crc32(kind.encode(), checksum_of(first_round, count, packed))
+
+
+def _check_of(request: int, position: int, count: int, packed: bytes, probabilities: bytes) -> int:
+    return zlib.crc32(probabilities, checksum_of(position | request << 32, count, packed)) & 0xffff
+
+
+def _check(data: bytes) -> bytes:
+    """The field that ends a frame: CRC-32 of all bytes before it."""
+    return _CHECK_TAG + zlib.crc32(data).to_bytes(4, "little")
 
 
 def _fields(frame: Prompt | Wanted | Row | Traffic) -> dict[str, Any]:
     return {field.name: getattr(frame, field.name) for field in fields(frame)}
 
 
-def _count(count: int) -> int:
-    if not 1 <= count <= MAX_COUNT:
-        raise FrameError(f"count: expected 1 to {MAX_COUNT} rounds in a frame, got {count}")
-    return count
+def _undamaged(frame: R) -> R:
+    """The frame, if it is as it was sent (one flipped bit can make another kind of it), and of so many rounds."""
+    frame.checked()
+    if not 1 <= frame.count <= MAX_COUNT:
+        raise FrameError(f"count: expected 1 to {MAX_COUNT} rounds in a frame, got {frame.count}")
+    return frame
 
 
-def _checked(what: str, frame: Indices | Turn | Prompt | Row, first: int, count: int) -> bytes:
+def _checked(what: str, frame: Indices | Prompt | Row, first: int, count: int) -> bytes:
     if frame.checksum != (computed := checksum_of(first, count, frame.packed)):
-        raise FrameError(f"checksum: expected {computed:#010x} for these {what}, got {frame.checksum:#010x}")
+        raise DamageError(f"checksum: expected {computed:#010x} for these {what}, got {frame.checksum:#010x}")
     return frame.packed

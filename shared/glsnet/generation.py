@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from glsnet.errors import CallerError
 from glsnet.frames import NO_TRAFFIC, Traffic
 from glsnet.language.models import Tokenizer
 from glsnet.language.sampling import Sampling
-from glsnet.verification import MAX_DRAFTS, MAX_LENGTH, SCHEMES, SINGLE
+from glsnet.verification import MAX_DRAFTS, MAX_LENGTH, RATIOS, SCHEMES, SINGLE
 
 MAX_SEED = (1 << 64) - 1
+MAX_AHEAD = 8
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Request:
         sampling: how the target's logits become q, and, but for the temperature, a drafter's p.
         temperatures: of each draft, K of them; () if all are that of `sampling`.
         stop: texts to end before.
+        made: tokens that an earlier attempt has given; the text goes on after them, and `max_tokens` counts them.
+        ahead: how many blocks drafters draft ahead of what was accepted; see `drafting`.
 
     Raises:
         CallerError: one of them is out of range, or they do not go together.
@@ -40,6 +44,8 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     temperatures: tuple[float, ...] = ()
     stop: tuple[str, ...] = ()
+    made: tuple[int, ...] = ()
+    ahead: int = 0
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -64,6 +70,13 @@ class Request:
                               f"alike, got {', '.join(map(str, self.temperatures))}")
         if "" in self.stop:
             raise CallerError("stop: expected texts, got an empty one")
+        if len(self.made) > self.max_tokens:
+            raise CallerError(f"made: expected at most max_tokens, {self.max_tokens} tokens, got {len(self.made)}")
+        if not 0 <= self.ahead <= MAX_AHEAD:
+            raise CallerError(f"ahead: expected 0 to {MAX_AHEAD} blocks, got {self.ahead}")
+        if self.scheme in RATIOS and self.ahead:
+            raise CallerError(f"ahead: expected 0 for scheme {self.scheme}, which asks for distributions of "
+                              f"the block under way, got {self.ahead}")
 
     @property
     def draft_sampling(self) -> list[Sampling]:
@@ -88,6 +101,8 @@ class Asked:
     drafts: int | None = None
     length: int | None = None
     draft_temperatures: tuple[float, ...] = ()
+    made: tuple[int, ...] = ()
+    ahead: int = 0
 
     def request(self, streams: int) -> Request:
         """With the defaults of a target that has `streams`; raises CallerError as Request does."""
@@ -98,7 +113,8 @@ class Asked:
         if (drafts := self.drafts) is None:
             drafts = 1 if self.scheme in SINGLE else streams
         return Request(self.prompt, seed=self.seed, drafts=drafts, sampling=Sampling(**sampling),
-                       temperatures=self.draft_temperatures, stop=self.stop, **given)
+                       temperatures=self.draft_temperatures, stop=self.stop, made=self.made, ahead=self.ahead,
+                       **given)
 
 
 @dataclass(frozen=True)
@@ -122,7 +138,7 @@ class Finished:
 
     Attributes:
         reason: "end" (of text), "stop" (a stop text), or "length".
-        tokens: generated.
+        tokens: generated, in this attempt.
         blocks: calls of the target.
         drafted, accepted: at each depth, in how many blocks a draft alive had a token there, and one was accepted.
         tokens_sent, probabilities_sent, rows_sent: by draft servers: tokens, p(x) of them, whole distributions.
@@ -135,6 +151,8 @@ class Finished:
         down, up: bytes on the wire after Prompt.
         alone: no other request shared the stream, so that its stream and ip bytes are this one's.
         context: bytes of the Prompt frames, protobuf.
+        late_drafts: messages of drafts that came too late to be verified.
+        wasted: tokens that were drafted, and never verified.
     """
 
     reason: str = ""
@@ -156,11 +174,30 @@ class Finished:
     up: Traffic = NO_TRAFFIC
     alone: bool = True
     context: int = 0
+    late_drafts: int = 0
+    wasted: int = 0
 
     @property
     def block_efficiency(self) -> float:
         """Tokens per call of the target."""
         return self.tokens / self.blocks if self.blocks else 0.0
+
+
+class Mark(NamedTuple):
+    """A moment of a block at the target.
+
+    Attributes:
+        block: which, from 0.
+        what: "asked" (draft servers, for drafts), "drafts" (have come), "ahead" (drafts for a later block have come),
+            "late" (drafts have come too late), "wanted" (a row), "row" (has come), "verify" (begins), "verified".
+        server: the draft server, or -1.
+        seconds: by the target's clock.
+    """
+
+    block: int
+    what: str
+    server: int
+    seconds: float
 
 
 class Writer:

@@ -1,24 +1,43 @@
-"""How a session begins, on both sides, whatever is exchanged in it: Join, Terms, the first Ack."""
+"""How a session begins, on both sides, whatever is exchanged in it, and how a decoder comes back: Join, Terms, Ack."""
 
+import secrets
+from collections import deque
 from dataclasses import replace
 
 from glsnet.errors import FrameError, TermsError
 from glsnet.frames import Ack, Frame, Join, Refusal, Terms
 
+PARTY_BYTES = 8
+
+
+def new_party() -> bytes:
+    """What tells a party from others that would have its stream; not secret, never the same twice."""
+    return secrets.token_bytes(PARTY_BYTES)
+
 
 class Host:
-    """The encoder's side: who has joined and agreed, and how far each has come."""
+    """The encoder's side: who has joined and agreed, how far each has come, and what each is to be sent next."""
+
+    joins_late = False  # whether a decoder may join, or come back, when rounds have been sent
 
     def __init__(self, session: str, terms: Terms) -> None:
         assert terms.decoders is not None
         self.session, self.terms, self.decoders = session, terms, terms.decoders
         self.next_round = 0
         self.acknowledged: dict[int, int | None] = {}  # per joined stream: its next round, None until it has agreed
+        self.refused: set[int] = set()  # streams whose decoder has left on purpose
+        self._parties: dict[int, bytes] = {}  # who has, or had, a stream
+        self._queues: dict[int, deque[Frame]] = {}
 
     @property
     def complete(self) -> bool:
         """Whether all K decoders have joined and agreed."""
         return len(self.acknowledged) == self.decoders and None not in self.acknowledged.values()
+
+    @property
+    def agreed(self) -> bool:
+        """Whether any decoder that is here has agreed."""
+        return any(at is not None for at in self.acknowledged.values())
 
     @property
     def all_acknowledged(self) -> int:
@@ -28,24 +47,30 @@ class Host:
     def join(self, join: Join) -> Terms:
         """Admit a decoder and answer with the terms, its stream among them.
 
+        A party that has joined before gets its stream back; if the stream it came by is still open, that one is over.
+
         Raises:
             TermsError: it expects other terms, its stream is taken or out of range, or no stream is free.
         """
         if join.session != self.session:
             raise TermsError(f"session: the encoder has {self.session!r}, the decoder expects {join.session!r}")
         self.terms.check(replace(join.expected, stream=None))
+        own = next((k for k, party in self._parties.items() if party and party == join.party), None)
         free = (k for k in range(self.decoders) if k not in self.acknowledged)
-        stream = join.stream if join.stream is not None else next(free, self.decoders)
+        stream = join.stream if join.stream is not None else next(free, self.decoders) if own is None else own
         if stream >= self.decoders:
             raise TermsError(
                 f"stream: expected one of 0 to {self.decoders - 1}, "
                 + (f"got {stream}" if join.stream is not None else "got another decoder when all had joined")
             )
-        if stream in self.acknowledged:
+        if stream in self.acknowledged and stream != own:
             raise TermsError(f"stream: expected one that is free, got {stream}, on which a decoder has joined")
-        if self.next_round > 0:
+        if self.next_round > 0 and not self.joins_late:
             raise TermsError(f"stream: expected decoders to join before round 0, got {stream} at {self.next_round}")
         self.acknowledged[stream] = None
+        self.refused.discard(stream)
+        self._parties[stream] = join.party
+        self._queues[stream] = deque()
         return replace(self.terms, stream=stream)
 
     @property
@@ -54,25 +79,46 @@ class Host:
         return True
 
     def receive(self, stream: int, frame: Frame) -> None:
-        """Note what a decoder says after it has joined; its first Ack, of round 0, says that it agrees to the terms.
+        """Note what a decoder says after it has joined; its first Ack says that it agrees to the terms.
 
         Raises:
             FrameError: it leaves, is out of turn, acknowledges rounds that were not sent, or takes an Ack back.
         """
         match frame:
             case Ack(next_round):
-                least = self.acknowledged[stream] or 0
-                if not least <= next_round <= self.next_round:
-                    raise FrameError(f"ack: expected next_round from {least} to {self.next_round}, got {next_round}")
+                least, most = self.acknowledged[stream] or 0, self._most(stream)
+                if not least <= next_round <= most:
+                    raise FrameError(f"ack: expected next_round from {least} to {most}, got {next_round}")
                 self.acknowledged[stream] = next_round
             case Refusal(reason):
+                self.refused.add(stream)
                 raise FrameError(f"refused by the decoder: {reason!r}")
             case other:
                 raise FrameError(f"frame: expected ack or refusal after join, got {type(other).__name__}")
 
+    def say(self, frame: Frame) -> None:
+        """Have a frame sent to every decoder that is here."""
+        for queue in self._queues.values():
+            queue.append(frame)
+
+    def say_to(self, stream: int, frame: Frame) -> None:
+        """Have a frame sent to the decoder on a stream, if it is here."""
+        if stream in self._queues:
+            self._queues[stream].append(frame)
+
+    def outgoing(self, stream: int) -> Frame | None:
+        """What the decoder on a stream is to be sent next, each frame once; None if there is nothing now."""
+        queue = self._queues[stream]
+        return queue.popleft() if queue else None
+
     def leave(self, stream: int) -> None:
         """Go on without a decoder."""
         self.acknowledged.pop(stream, None)
+        self._queues.pop(stream, None)
+
+    def _most(self, stream: int) -> int:
+        """The round up to which a decoder may have come."""
+        return self.next_round
 
 
 def check_answer(join: Join, terms: Terms) -> None:

@@ -5,18 +5,21 @@ import csv
 import json
 import signal
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from glsnet.errors import CallerError, GlsnetError
+from glsnet.faults import faults_of
 from glsnet.lab import (
+    cli_chaos,
     cli_generate,
     cli_report,
     cli_speculation,
@@ -31,7 +34,7 @@ from glsnet.lab import (
 from glsnet.lab import nature as natures
 from glsnet.lab.cli_sweep import DataOption, folder_for
 from glsnet.lab.pairs import Pair, language_pairs, read_pairs
-from glsnet.lab.runner import Drawn, Parties
+from glsnet.lab.plan import Drawn, Parties
 from glsnet.lab.settings import CouplingRun, GaussianRun, ImagesRun, Run, SpeculationRun
 from glsnet.lab.terminal import AsJson, Assignments, interruptible
 from glsnet.sources.samples import write_atomically
@@ -46,6 +49,7 @@ def _settings(of: type[Run]) -> str:
     )
 
 
+R = TypeVar("R", GaussianRun, ImagesRun)
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", add_completion=False,
                   pretty_exceptions_enable=False, help="Coupling without communication, over a real network.")
 run_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Run one experiment.")
@@ -56,6 +60,7 @@ app.add_typer(figure_app, name="figure")
 app.command()(cli_sweep.sweep)
 app.command()(cli_report.report)
 app.add_typer(cli_tables.tables_app, name="tables")
+app.command("chaos")(cli_chaos.run_chaos)
 app.command("generate")(cli_generate.generate_text)
 app.add_typer(cli_train.train_app, name="train")
 PairsFile = Annotated[Path | None, typer.Option(help="Your pairs: .npz with arrays p and q, [M, N], or CSV with the "
@@ -67,6 +72,8 @@ FigureSeed = Annotated[int, typer.Option(help="Seed of the session, and of the c
 
 EncoderAddress = Annotated[str | None, typer.Option("--encoder", metavar="HOST:PORT", help="An encoder service that "
                                                     "runs already. Default: one is started here.")]
+FaultsFile = Annotated[Path | None, typer.Option("--faults", metavar="TOML", help="What goes wrong, and when: a file "
+                                               "of [[faults]] tables, as in a scenario.")]
 DecoderAddresses = Annotated[list[str] | None, typer.Option("--decoder", metavar="HOST:PORT", help="A decoder service "
                                                             "that runs already; once for each decoder.")]
 
@@ -80,6 +87,7 @@ def gaussian(
     )] = None,
     output: Annotated[Path | None, typer.Option(
         help="CSV file to write: each round's index, sample and reconstructions.")] = None,
+    faults: FaultsFile = None,
     encoder: EncoderAddress = None,
     decoders: DecoderAddresses = None,
     as_json: AsJson = False,
@@ -93,7 +101,7 @@ def gaussian(
     - `glsnet run gaussian --set decoders=2 --set l_max=16 --set sigma2=0.002 --json`
     - `glsnet run gaussian --samples mine.csv --output reconstructed.csv`
     """
-    settings = GaussianRun.parsed(assignments or [])
+    settings = _with_faults(GaussianRun.parsed(assignments or []), faults)
     nature = natures.synthetic(settings) if samples is None else natures.from_file(samples, settings)
     parties = _parties(settings.transport, len(nature.sides), encoder, decoders or [])
     with ExitStack() as stack:
@@ -140,6 +148,7 @@ def images(
                                                 "reconstructions and places of crops.")] = None,
     contact_sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Picture to write: sources, crops and "
                                                        "reconstructions of the first images.")] = None,
+    faults: FaultsFile = None,
     encoder: EncoderAddress = None,
     decoders: DecoderAddresses = None,
     as_json: AsJson = False,
@@ -156,7 +165,7 @@ def images(
     """
     from glsnet.lab import images as lab  # for these alone: Pillow and the networks
 
-    settings = ImagesRun.parsed(assignments or [])
+    settings = _with_faults(ImagesRun.parsed(assignments or []), faults)
     settings = settings.model_copy(update={"data": folder_for(settings.dataset, data)})
     parties = _parties(settings.transport, settings.decoders, encoder, decoders or [])
     if contact_sheet is not None and not settings.shown:
@@ -173,6 +182,23 @@ def images(
 
         write_contact_sheet(result, contact_sheet)
     _print(result, report.show_images, as_json)
+
+
+def _with_faults(settings: R, path: Path | None) -> R:
+    """The settings, and the faults of a file."""
+    if path is None:
+        return settings
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CallerError(f"--faults: expected a TOML file, got {path}: {error}") from error
+    if tables.keys() != {"faults"} or not isinstance(tables["faults"], list):
+        raise CallerError(f"--faults: expected [[faults]] tables and nothing else in {path}, got "
+                          f"{', '.join(tables) or 'none'}")
+    try:
+        return settings.model_copy(update={"faults": faults_of(tables["faults"])})
+    except CallerError as error:
+        raise CallerError(f"{path}: {error}") from None
 
 
 def _reading(done: int, total: int) -> None:
@@ -279,7 +305,7 @@ def _figure(name: str, output: Path, steps: int, rows_of: Callable[[Callable[[],
 def _progress(transport: str, decoders: int, parties: Parties | None, samples: int
               ) -> Iterator[Callable[[int, float], None]]:
     """A progress display on standard error; gives what to call with the samples so far and their match rate."""
-    what = "in this process" if transport == "direct" else (
+    what = "in this process" if transport == "direct" else "in virtual time" if transport == "simulator" else (
         f"1 encoder and {decoders} decoder{'s' if decoders > 1 else ''} "
         + ("as processes here" if parties is None else "at work")
     )
@@ -296,8 +322,9 @@ def _progress(transport: str, decoders: int, parties: Parties | None, samples: i
 def _parties(transport: str, k: int, encoder: str | None, decoders: list[str]) -> Parties | None:
     if encoder is None and not decoders:
         return None
-    if transport == "direct":
-        raise CallerError("transport: expected grpc with --encoder and --decoder, got direct; leave one of them out")
+    if transport != "grpc":
+        raise CallerError(f"transport: expected grpc with --encoder and --decoder, got {transport}; leave one "
+                          "of them out")
     if encoder is None or len(decoders) != k:
         raise CallerError(
             f"--encoder and --decoder: expected one encoder and {k} decoders (K), "

@@ -68,7 +68,7 @@ def generate_text(
         rpc.check_address(target)
         if target_model is not None or draft_model is not None:
             raise CallerError("--target: expected no models with it, which servers have of their own; leave one out")
-        replies = speculating.generate(target, asked)
+        replies: AsyncIterator[Piece | Finished] = speculating.generate(target, asked)
     else:
         streams = asked.drafts or STREAMS
         asked.request(streams)  # before anything is loaded

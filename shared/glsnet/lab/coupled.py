@@ -23,9 +23,11 @@ from glsnet.conversation import AliceSession, BobSession, Draw, Drawn, Exchange,
 from glsnet.coupling import Scheme, draw_minhash, draw_x
 from glsnet.errors import CallerError
 from glsnet.frames import Terms, Traffic, Turn, carried
+from glsnet.lab.feeding import WINDOW
 from glsnet.lab.pairs import Pair
+from glsnet.lab.plan import Parties
 from glsnet.lab.processes import local_parties
-from glsnet.lab.runner import WINDOW, Parties, closings, conducted, per_sample
+from glsnet.lab.runner import conducted, per_sample
 from glsnet.lab.settings import CouplingRun
 from glsnet.lab.tally import Mean
 from glsnet.race import FloatArray
@@ -92,7 +94,8 @@ async def run_coupling(settings: CouplingRun, pairs: Sequence[Pair], parties: Pa
         else:
             if parties is None:
                 _compile_once(scheme)
-                parties = Parties(*await stack.enter_async_context(local_parties(scheme.decoders)))
+                encoder, alices = await stack.enter_async_context(local_parties(scheme.decoders))
+                parties = Parties(encoder.address, [each.address for each in alices])
             batches = _over_grpc(settings, seed, terms, pairs, parties)
         since = math.nan
         async for item in await stack.enter_async_context(aclosing(batches)):
@@ -192,8 +195,8 @@ async def _over_grpc(settings: CouplingRun, seed: bytes, terms: Terms, pairs: Se
         await asyncio.gather(*(party.end() for party in everyone))
         while under_way:
             yield await collect()
-        _, metered, _ = await closings(bob, alices)
-        yield Ended(metered, on_network=True)
+        closed = await asyncio.gather(*(party.closed() for party in everyone))
+        yield Ended([each.metered for each in closed if each.metered], on_network=True)
 
 
 def _compile_once(scheme: Scheme) -> None:

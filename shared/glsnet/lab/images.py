@@ -23,7 +23,8 @@ from glsnet.images.code import RACES, ImageCode, Pixels
 from glsnet.images.model import EMBEDDED, Model, load
 from glsnet.images.pictures import crops, halves, held_out, unit
 from glsnet.lab.nature import draws
-from glsnet.lab.runner import Drawn, Ended, Parties, Plan, bits_of, play
+from glsnet.lab.plan import Drawn, Ended, Parties, Plan
+from glsnet.lab.runner import bits_of, play
 from glsnet.lab.settings import ImagesRun
 from glsnet.lab.tally import Mean
 from glsnet.race import FloatArray, IntArray
@@ -80,7 +81,8 @@ async def run(settings: ImagesRun, views: "Views", parties: Parties | None, prog
 
     options = () if settings.model in (None, *EMBEDDED) else ("--image-model", str(settings.model))
     plan = Plan(settings.transport, seed_from_integer(settings.seed), code, [lambda _: code] * settings.decoders,
-                [None] * settings.decoders, views.frames, options)
+                [None] * settings.decoders, views.frames, options, settings.patience, settings.every, settings.faults,
+                settings.seed)
     since = time.process_time()
     ended = await play(plan, parties, take)
     if settings.transport == "direct":
@@ -115,7 +117,7 @@ class Output:
         """One frame; a sink of `run`."""
         shape = self._views.model.shape
         halves_of = np.stack([of.reconstruction for of in drawn.x if of.reconstruction is not None], axis=1)
-        pixels = np.rint(halves_of * 255).astype(np.uint8)
+        pixels = np.rint(np.nan_to_num(halves_of) * 255).astype(np.uint8)  # black where a decoder was missing
         self._rounds.append({
             "index": drawn.y.message,
             "reconstruction": pixels.reshape(*pixels.shape[:2], shape.height, -1, shape.channels),
@@ -177,8 +179,8 @@ class Tally:
         side = np.array([_error(networks.cells(self._cells, 1, nothing, unit(t)).clip(0, 1), a)
                          for t in drawn.t.swapaxes(0, 1)])
         self.match.add(np.any(matched, axis=0).astype(np.float64))
-        self.error.add(errors.min(0))
-        self.own_error.add(errors.mean(0))
+        self.error.add(np.nanmin(errors, axis=0))  # NaN of decoders that were missing
+        self.own_error.add(np.nanmean(errors, axis=0))
         self.side_error.add(side.min(0))
         self.own_side_error.add(side.mean(0))
         self.mean_error.add(_error(self._cells["centroids.of1"], a))
@@ -187,13 +189,14 @@ class Tally:
             nearest = networks.nearness(self._cells, l_max, a).argmax(1)
             self.vq_error.add(_error(self._cells[f"centroids.of{l_max}"][nearest], a))
         for k in range(self._code.decoders):
-            self.match_of[k].add(matched[k].astype(np.float64))
-            self.error_of[k].add(errors[k])
+            if not np.isnan(errors[k][0]):
+                self.match_of[k].add(matched[k].astype(np.float64))
+                self.error_of[k].add(errors[k])
         for at in range(max(0, min(self._show - self.samples, len(a)))):
             self._shown.append({
                 "index": self.samples + at, "source": _text(self._views.images[self.samples + at]),
                 "crops": self._views.places[self.samples + at].tolist(),
-                "reconstructions": [_text(np.rint(each[at] * 255).astype(np.uint8)) for each in x],
+                "reconstructions": [_text(np.rint(np.nan_to_num(each[at]) * 255).astype(np.uint8)) for each in x],
                 "matched": matched[:, at].tolist(), "mse": errors[:, at].tolist(),
             })
         self.samples += len(a)

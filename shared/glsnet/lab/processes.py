@@ -1,11 +1,16 @@
-"""The parties as processes of this machine: started on ports the system chooses, and gone when the run is over."""
+"""The parties as processes of this machine: started on ports the system chooses, and gone when the run is over.
+
+    Process                             a party: it can be killed, paused and started again where it was
+    local_parties, local_speculation    an encoder and decoders; a target and draft servers
+"""
 
 import asyncio
+import signal
+import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from itertools import count
 from pathlib import Path
 
 from glsnet.errors import TransportError
@@ -15,13 +20,103 @@ STOP_SECONDS = 5.0
 JOINED = "joined "  # what a draft server says once it has agreed with its target
 
 
+class Process:
+    """A party's process. It also stops by itself when this process ends, however it ends: its standard input closes."""
+
+    def __init__(self, name: str, module: str, arguments: Sequence[str], folder: Path, then: str | None = None) -> None:
+        """`then` is what it says, after that it listens, once it is ready; `folder` is for its log."""
+        self.name, self.address = name, ""
+        self._module, self._arguments, self._then = module, arguments, then
+        self._log = folder / f"{name.replace(' ', '-')}.log"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> str:
+        """Start it, where it was before if it was; gives its address, HOST:PORT, once it is ready.
+
+        Raises:
+            TransportError: it does not listen, or does not say `then` after that; the text has the end of its log.
+        """
+        listen = [] if not self.address else [f"--listen={self.address}"]
+        with self._log.open("ab") as handle:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", self._module, *self._arguments, *listen, "--until-stdin-closes",
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=handle, start_new_session=True,
+            )
+        self.address = await self._said("listening on ")
+        if self._then is not None:
+            await self._said(self._then)
+        return self.address
+
+    def reserve(self) -> str:
+        """An address to start at later: a port that is free now."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{taken.getsockname()[1]}"
+        return self.address
+
+    async def kill(self) -> None:
+        """kill -9."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    async def stop(self) -> None:
+        """Stop it as a user would, and wait until it has."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            self.resume()
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+    def _signal(self, signum: int) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signum)
+
+    async def _said(self, beginning: str) -> str:
+        """What follows this in the process's next line of output."""
+        assert self._process is not None and self._process.stdout is not None
+        with suppress(TimeoutError):
+            line = (await asyncio.wait_for(self._process.stdout.readline(), START_SECONDS)).decode()
+            if line.startswith(beginning):
+                return line.removeprefix(beginning).strip()
+        tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-5:])
+        raise TransportError(f"{self._module}: expected it to say {beginning!r} within {START_SECONDS:.0f} s, it did "
+                             f"not; its log:\n{tail}")
+
+
 @asynccontextmanager
-async def local_parties(decoders: int, *options: str) -> AsyncIterator[tuple[str, list[str]]]:
-    """Start one encoder and `decoders` decoder processes with these options; give their addresses, HOST:PORT."""
-    async with _processes() as start:
-        addresses = await asyncio.gather(start("encoder_service", *options),
-                                         *(start("decoder_service", *options) for _ in range(decoders)))
-        yield addresses[0], list(addresses[1:])
+async def local_parties(decoders: int, *options: str, late: frozenset[int] = frozenset(), journals: bool = False
+                        ) -> AsyncIterator[tuple[Process, list[Process]]]:
+    """Start one encoder and `decoders` decoder processes with these options, but for those that are to start late.
+
+    With `journals` each keeps a journal, for as long as the run goes on.
+    """
+    with tempfile.TemporaryDirectory(prefix="glsnet-") as name:
+        folder = Path(name)
+
+        def party(name: str, module: str) -> Process:
+            journal = [f"--journal={folder / name.replace(' ', '-')}"] if journals else []
+            return Process(name, module, [*options, *journal], folder)
+
+        encoder = party("encoder", "encoder_service")
+        others = [party(f"decoder {k}", "decoder_service") for k in range(decoders)]
+        for k in late:
+            others[k].reserve()
+        async with stopped([encoder, *others]):
+            await asyncio.gather(encoder.start(), *(each.start() for k, each in enumerate(others) if k not in late))
+            yield encoder, others
 
 
 @asynccontextmanager
@@ -31,60 +126,22 @@ async def local_speculation(target: Sequence[str], drafters: Sequence[Sequence[s
     Raises:
         TransportError: one does not start, or a draft server does not join; the text has the end of its log.
     """
-    async with _processes() as start:
-        address = await start("encoder_service", "target", *target)
-        await asyncio.gather(*(start("decoder_service", "draft", "--target", address, *each, then=JOINED)
-                               for each in drafters))
-        yield address
+    with tempfile.TemporaryDirectory(prefix="glsnet-") as name:
+        folder = Path(name)
+        first = Process("target", "encoder_service", ["target", *target], folder)
+        others: list[Process] = []
+        async with stopped(others, first):
+            address = await first.start()
+            others += [Process(f"drafter {d}", "decoder_service", ["draft", "--target", address, *options], folder,
+                               JOINED) for d, options in enumerate(drafters)]
+            await asyncio.gather(*(each.start() for each in others))
+            yield address
 
 
 @asynccontextmanager
-async def _processes() -> AsyncIterator[Callable[..., Awaitable[str]]]:
-    """Gives what starts a module with arguments and gives its address; all that were started are stopped on leaving.
-
-    A party also stops by itself when this process ends, however it ends: its standard input then closes. Starting one
-    raises TransportError if it does not listen, or does not say `then` after that; the text has the end of its log.
-    """
-    with tempfile.TemporaryDirectory(prefix="glsnet-") as folder:
-        processes: list[asyncio.subprocess.Process] = []
-        numbers = count()
-
-        async def start(module: str, *arguments: str, then: str | None = None) -> str:
-            log = Path(folder, f"{module}-{next(numbers)}.log")
-            with log.open("wb") as handle:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", module, *arguments, "--until-stdin-closes", stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE, stderr=handle, start_new_session=True,
-                )
-            processes.append(process)
-            address = await _said(module, process, log, "listening on ")
-            if then is not None:
-                await _said(module, process, log, then)
-            return address
-
-        try:
-            yield start
-        finally:
-            await asyncio.shield(asyncio.gather(*map(_stop, processes)))
-
-
-async def _said(module: str, process: asyncio.subprocess.Process, log: Path, beginning: str) -> str:
-    """What follows this in a process's next line of output."""
-    assert process.stdout is not None
-    with suppress(TimeoutError):
-        line = (await asyncio.wait_for(process.stdout.readline(), START_SECONDS)).decode()
-        if line.startswith(beginning):
-            return line.removeprefix(beginning).strip()
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-    raise TransportError(f"{module}: expected it to say {beginning!r} within {START_SECONDS:.0f} s, it did not; its "
-                         f"log:\n{tail}")
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), STOP_SECONDS)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+async def stopped(processes: list[Process], *more: Process) -> AsyncIterator[None]:
+    """Those of these that run are stopped on leaving."""
+    try:
+        yield
+    finally:
+        await asyncio.shield(asyncio.gather(*(each.stop() for each in (*processes, *more))))

@@ -3,17 +3,17 @@
     run            frames of samples -> parties -> tally -> result
     play           the same for any code: what the parties drew, frame by frame
     _direct        the sessions in this process, frame bytes handed over
-    _over_grpc     the sessions in services, conducted over the control plane
+    _over_grpc     the sessions in services, conducted over the control plane, see `feeding`
 """
 
 import asyncio
+import hashlib
 import math
 import os
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -21,59 +21,27 @@ import numpy as np
 
 from glsnet.codes import decoding
 from glsnet.compression import (
-    DecoderCode,
     DecoderSession,
-    EncoderCode,
     EncoderSession,
-    Outcomes,
-    Samples,
     terms_of,
 )
-from glsnet.errors import FrameError
+from glsnet.errors import CallerError
+from glsnet.faults import concerns
 from glsnet.frames import Terms, Traffic, carried
+from glsnet.lab import simulation
+from glsnet.lab.feeding import Conduct, Feeding, absent
 from glsnet.lab.nature import Nature
+from glsnet.lab.plan import Drawn, Ended, Gap, Parties, Plan
 from glsnet.lab.processes import local_parties
 from glsnet.lab.settings import GaussianRun
 from glsnet.lab.tally import Tally
+from glsnet.lab.trouble import Trouble, troubled
 from glsnet.lab.tuning import code_of
 from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import Gaussian, SideInformation
-from glsnet.transport.control import Closed, Conductor, DecoderOrder, conducting
+from glsnet.transport.control import Conductor, DecoderOrder, conducting
 from glsnet.transport.exchange import Metered
-
-WINDOW = 8  # frames under way
-
-
-@dataclass(frozen=True)
-class Parties:
-    """Addresses, HOST:PORT, of services that run already."""
-
-    encoder: str
-    decoders: list[str]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One frame's samples, R and [R, K] of them, and what the parties drew for them."""
-
-    a: Samples
-    t: Samples
-    y: Outcomes
-    x: list[Outcomes]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The end of a run: the digest of all indices, and each decoder's bytes; those of the network only over gRPC.
-
-    `seconds` says, over gRPC, on what each party has spent them, the encoder first; `elapsed` is the lab's.
-    """
-
-    digest: bytes
-    metered: list[Metered]
-    on_network: bool
-    seconds: list[dict[str, float]] = field(default_factory=list)
-    elapsed: float = math.nan
+from glsnet.transport.rpc import SILENCE_SECONDS
 
 
 async def run(settings: GaussianRun, nature: Nature, parties: Parties | None, progress: Callable[[Tally], None],
@@ -102,7 +70,8 @@ async def run(settings: GaussianRun, nature: Nature, parties: Parties | None, pr
         progress(tally)
 
     decodings = [decoding(partial(_given, side)) for side in nature.sides]
-    plan = Plan(settings.transport, seed_from_integer(settings.seed), code, decodings, nature.sides, nature.frames)
+    plan = Plan(settings.transport, seed_from_integer(settings.seed), code, decodings, nature.sides, nature.frames,
+                patience=settings.patience, every=settings.every, faults=settings.faults, fault_seed=settings.seed)
     ended = await play(plan, parties, take)
     speed = {"samples_per_second": tally.samples / ended.elapsed}
     return tally.result(settings) | speed | bits_of(ended, tally.samples, code.l_max)
@@ -112,46 +81,67 @@ def _given(side: SideInformation, source: Gaussian) -> SideInformation:
     return side
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be coded, and by which halves of a code.
-
-    `decoders` makes each decoder's half where all runs in this process; services make it from the terms and, of a
-    Gaussian source, `sides`. `frames()` gives a and t, R and [R, K] samples, frame by frame. `options` are those of
-    parties that are started here.
-    """
-
-    transport: str
-    seed: bytes
-    code: EncoderCode
-    decoders: Sequence[Callable[[Terms], DecoderCode]]
-    sides: Sequence[SideInformation | None]
-    frames: Callable[[], Iterator[tuple[Samples, Samples]]]
-    options: tuple[str, ...] = ()
-
-
 async def play(plan: Plan, parties: Parties | None, take: Callable[[Drawn], None]) -> Ended:
     """Have all samples coded, give every frame's outcomes to `take`, and the end; see `run`."""
     async with AsyncExitStack() as stack:
+        trouble: Trouble | None = None
         if plan.transport == "direct":
+            if plan.faults:
+                raise CallerError("faults: expected none with transport direct, which has no network; set another")
             outcomes = _direct(plan)
+        elif plan.transport == "simulator":
+            outcomes = _simulated(plan)
         else:
+            late = frozenset(k for k in range(len(plan.decoders)) for fault in plan.faults
+                             if fault.kind == "late" and concerns(fault, f"decoder {k}"))
             if parties is None:
                 compile_once(plan)
-                local = await stack.enter_async_context(local_parties(len(plan.decoders), *plan.options))
-                parties = Parties(*local)
-            outcomes = _over_grpc(plan, parties)
+                encoder, decoders = await stack.enter_async_context(
+                    local_parties(len(plan.decoders), *plan.options, late=late, journals=bool(plan.faults)))
+                parties = Parties(encoder.address, [each.address for each in decoders])
+                if plan.faults:
+                    processes = {each.name: each for each in (encoder, *decoders)}
+                    trouble = await stack.enter_async_context(troubled(
+                        encoder.address, [each.name for each in decoders], processes, plan.faults, plan.fault_seed))
+                    parties = replace(parties, links=[trouble.address[each.name] for each in decoders])
+            elif plan.faults:
+                raise CallerError("faults: expected none with --encoder and --decoder, whose links and processes are "
+                                  "not this lab's, got some; leave one out")
+            outcomes = _over_grpc(plan, parties, late)
         since = elapsed = math.nan
         async for item in await stack.enter_async_context(aclosing(outcomes)):
             match item:
                 case None:
                     since = time.perf_counter()
+                    if trouble is not None:
+                        await trouble.start()
                 case Drawn():
                     take(item)
                     elapsed = time.perf_counter() - since
                 case Ended():
-                    return replace(item, elapsed=elapsed)
+                    faults = item.faults if trouble is None else await trouble.realised()
+                    return replace(item, elapsed=elapsed, faults=faults)
     raise AssertionError("a run ends with Ended")
+
+
+async def _simulated(plan: Plan) -> AsyncGenerator[Drawn | Ended | None]:
+    """In virtual time, which another thread goes through; then frame by frame."""
+    yield None
+    run = await asyncio.to_thread(simulation.compression, plan, plan.faults, plan.fault_seed, patience=plan.patience,
+                                  every=plan.every, silence=min(SILENCE_SECONDS, plan.patience / 2))
+    of = [{each.first_round: each for _, each in decoder.reports} for decoder in run.decoders]
+    digest, rounds, gaps = hashlib.sha256(), 0, list[Gap]()
+    for (a, t), (_, y) in zip(plan.frames(), run.encoder.reports, strict=True):
+        digest.update(y.message.astype("<u2").tobytes())
+        x = [each.get(rounds) for each in of]
+        gaps += [Gap(k, rounds, len(a)) for k, each in enumerate(x) if each is None]
+        like = next((each.reconstruction for each in x if each is not None), None)
+        yield Drawn(a, t, y, [each or absent(y, like) for each in x])
+        rounds += len(a)
+    realised = {"requested": [fault.model_dump(exclude_defaults=True) for fault in plan.faults],
+                "links": [way.as_row() for way in run.network.realised()], "digest": run.network.digest,
+                "virtual_seconds": run.seconds}
+    yield Ended(digest.digest(), run.metered, on_network=True, missing=gaps, faults=realised)
 
 
 async def _direct(plan: Plan) -> AsyncGenerator[Drawn | Ended | None]:
@@ -171,6 +161,7 @@ async def _direct(plan: Plan) -> AsyncGenerator[Drawn | Ended | None]:
         packed, protobuf = packed + len(frame.packed), protobuf + size
         x = []
         for k, decoder in enumerate(decoders):
+            encoder.outgoing(k)  # this frame, whose way as bytes was that of all
             drawn, ack = decoder.decode(arrived, np.ascontiguousarray(t[:, k]))
             if ack is not None:
                 ack, size = carried(ack)
@@ -191,31 +182,24 @@ async def _direct(plan: Plan) -> AsyncGenerator[Drawn | Ended | None]:
     yield Ended(encoder.digest, metered, on_network=False)
 
 
-async def _over_grpc(plan: Plan, parties: Parties) -> AsyncGenerator[Drawn | Ended | None]:
-    terms = terms_of(plan.code, plan.seed)
-    async with conducted(parties, os.urandom(8).hex(), plan.seed, terms, plan.sides) as (encoder, decoders):
+async def _over_grpc(plan: Plan, parties: Parties, late: frozenset[int]) -> AsyncGenerator[Drawn | Ended | None]:
+    terms, session = terms_of(plan.code, plan.seed), os.urandom(8).hex()
+    conducts: list[Conduct] = [
+        partial(conducting, parties.encoder, f"encoder {parties.encoder}", session, plan.seed, terms, None)]
+    for k, (address, side) in enumerate(zip(parties.decoders, plan.sides, strict=True)):
+        order = DecoderOrder(parties.encoder_for(k), k, side)
+        conducts.append(partial(conducting, address, f"decoder {k} at {address}", session, plan.seed, terms, order))
+    feeding = Feeding(plan.frames, conducts, plan.patience, late, plan.every)
+    digest = hashlib.sha256()
+    async with feeding.running():
         yield None
-        under_way: deque[tuple[Samples, Samples]] = deque()
-
-        async def collect() -> Drawn:
-            y, *x = await asyncio.gather(encoder.outcomes(), *(decoder.outcomes() for decoder in decoders))
-            for drawn in x:
-                if not np.array_equal(drawn.message, y.message):
-                    raise FrameError(f"round {y.first_round}: a decoder took other indices than the encoder sent")
-            return Drawn(*under_way.popleft(), y, x)
-
-        for a, t in plan.frames():
-            if len(under_way) == WINDOW:
-                yield await collect()
-            under_way.append((a, t))
-            await asyncio.gather(encoder.send(a), *(
-                decoder.send(np.ascontiguousarray(t[:, k])) for k, decoder in enumerate(decoders)
-            ))
-        while under_way:
-            yield await collect()
-        await encoder.end()
-        digest, metered, seconds = await closings(encoder, decoders)
-        yield Ended(digest, metered, on_network=True, seconds=seconds)
+        async for frame, y, x in feeding.taken():
+            digest.update(y.message.astype("<u2").tobytes())
+            yield Drawn(frame.a, frame.t, y, x)
+        encoder, decoders = await feeding.closings()
+        seconds = [each.seconds for each in (encoder, *decoders) if each is not None]
+        yield Ended(digest.digest(), [None if each is None else each.metered for each in decoders], on_network=True,
+                    seconds=seconds, missing=feeding.gaps)
 
 
 @asynccontextmanager
@@ -237,13 +221,6 @@ async def conducted(parties: Parties, session: str, seed: bytes, terms: Terms, s
         yield encoder, decoders
 
 
-async def closings(encoder: Conductor, decoders: Sequence[Conductor]
-                   ) -> tuple[bytes, list[Metered], list[dict[str, float]]]:
-    """The end of a session: the encoder's digest, what each decoder's exchange took, and each party's seconds."""
-    closed: Sequence[Closed] = await asyncio.gather(encoder.closed(), *(each.closed() for each in decoders))
-    return closed[0].digest, [each.metered for each in closed if each.metered], [each.seconds for each in closed]
-
-
 def compile_once(plan: Plan) -> None:
     """Fill the cache of compiled kernels, which the parties' processes then share, instead of compiling in each."""
     a, t = next(plan.frames())
@@ -255,15 +232,17 @@ def compile_once(plan: Plan) -> None:
 
 def bits_of(ended: Ended, samples: int, l_max: int) -> dict[str, Any]:
     """Bits per sample at every layer, towards each decoder, warm; and the way back and the set-up apart."""
-    down = [each.rounds_down for each in ended.metered]
-    setups = {"down": [each.setup_down.stream for each in ended.metered],
-              "up": [each.setup_up.stream for each in ended.metered]}
+    metered = [each for each in ended.metered if each is not None]
+    down = [each.rounds_down for each in metered]
+    setups = {"down": [each.setup_down.stream for each in metered], "up": [each.setup_up.stream for each in metered]}
     return {
         "bits_per_sample": {"information": math.log2(l_max)} | per_sample(down, samples, ended.on_network),
         "bits_per_sample_of_each_decoder": [per_sample([each], samples, ended.on_network) for each in down],
-        "uplink_bits_per_sample": per_sample([each.rounds_up for each in ended.metered], samples, ended.on_network),
+        "uplink_bits_per_sample": per_sample([each.rounds_up for each in metered], samples, ended.on_network),
         "setup_bytes": setups if ended.on_network else {"down": None, "up": None},
         "indices_digest": ended.digest.hex(),
+        "missing": [asdict(gap) for gap in ended.missing],
+        "faults": ended.faults,
     }
 
 

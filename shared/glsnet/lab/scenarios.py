@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, Strict, StrictStr, ValidationError, model_validator
 
 from glsnet.errors import CallerError
+from glsnet.faults import Fault, faults_of
 from glsnet.lab.settings import GaussianRun, ImagesRun
 
 MAX_CELLS = 100_000
@@ -199,7 +200,8 @@ def cells(scenario: Scenario) -> list[Cell]:
 
 def described(settings: GaussianRun | ImagesRun) -> str:
     """The settings as `key=value`, without those that are not set."""
-    return " ".join(f"{key}={value}" for key, value in settings.model_dump(mode="json").items() if value is not None)
+    values = settings.model_dump(mode="json").items()
+    return " ".join(f"{key}={value}" for key, value in values if value not in (None, []))
 
 
 def _text(name_or_path: str) -> tuple[str, str]:
@@ -269,8 +271,10 @@ def _run(source: _Source, own: dict[str, Any], above: dict[str, Any], top: Calla
     search = None
     if "search" in merged:
         search = _validated(source.search, merged["search"], lambda key: place(f"search.{key}".removesuffix(".")))
-    axes = {key: merged[key] if isinstance(merged[key], list) else [merged[key]]
+    axes = {key: merged[key] if isinstance(merged[key], list) and key != "faults" else [merged[key]]
             for key in source.settings.model_fields if key in merged}
+    if "faults" in axes:  # a list that is no sweep
+        axes["faults"] = [_faults(axes["faults"][0], place("faults"))]
     for key, values in axes.items():
         if not values:
             raise CallerError(f"{place(key)}: expected at least one value, got []; give it one, or leave the key out")
@@ -278,6 +282,15 @@ def _run(source: _Source, own: dict[str, Any], above: dict[str, Any], top: Calla
             raise CallerError(f"{place(key)}: expected it to be set or searched, got both; leave it out here or in "
                               f"{place('search')}")
     return _Run(source, repeated.repetitions, search, axes, place)
+
+
+def _faults(tables: Any, place: str) -> tuple[Fault, ...]:
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise CallerError(f"{place}: expected tables, [[faults]], got {tables!r}")
+    try:
+        return faults_of(tables)
+    except CallerError as error:
+        raise CallerError(f"{place.removesuffix('faults')}{error}") from None
 
 
 def _settings(run: _Run, values: dict[str, Any]) -> GaussianRun | ImagesRun:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from glsnet.codes import DEFAULT_SIGMA2, LEAST_STEP, MOST_STEP
 from glsnet.errors import CallerError
+from glsnet.faults import Fault
 from glsnet.frames import MAX_COUNT
 from glsnet.language.sampling import MAX_TEMPERATURE
 from glsnet.randomness import MAX_BLOCKS
@@ -68,7 +69,12 @@ class GaussianRun(Run):
     )
     samples: int = Field(50_000, ge=2, le=2**32, description="how many samples; of a file, the first so many")
     seed: int = Field(1, description="the seed that all parties share; samples are drawn from it, too")
-    transport: Literal["grpc", "direct"] = Field("grpc", description="grpc, or direct: in one process, no network")
+    transport: Literal["grpc", "direct", "simulator"] = Field(
+        "grpc", description="grpc; direct: in one process, no network; or simulator: in virtual time"
+    )
+    patience: float = Field(30.0, gt=0, description="seconds after which a silent decoder is not waited for")
+    every: float = Field(0.0, ge=0, description="seconds between one frame and the next; 0: as fast as they go")
+    faults: tuple[Fault, ...] = Field((), description="what goes wrong, when: [[faults]] of a scenario, or --faults")
     frame: int = Field(4096, ge=1, le=MAX_COUNT, description="samples in one frame")
     mean: float | None = Field(None, description="mean of the source; default 0, or fitted to the file")
     variance: float | None = Field(None, gt=0, description="variance of the source; default 1, or fitted to the file")
@@ -118,7 +124,12 @@ class ImagesRun(Run):
     split: Literal["test", "validation"] = Field("test", description="validation: those held out when training")
     shown: int = Field(8, ge=0, le=1000, description="of so many images, from the first, the result has the pixels")
     seed: int = Field(1, description="the seed that all parties share; crops are drawn from it, too")
-    transport: Literal["grpc", "direct"] = Field("grpc", description="grpc, or direct: in one process, no network")
+    transport: Literal["grpc", "direct", "simulator"] = Field(
+        "grpc", description="grpc; direct: in one process, no network; or simulator: in virtual time"
+    )
+    patience: float = Field(30.0, gt=0, description="seconds after which a silent decoder is not waited for")
+    every: float = Field(0.0, ge=0, description="seconds between one frame and the next; 0: as fast as they go")
+    faults: tuple[Fault, ...] = Field((), description="what goes wrong, when: [[faults]] of a scenario, or --faults")
     frame: int = Field(256, ge=1, le=MAX_COUNT, description="images in one frame")
     data: Path | None = Field(None, exclude=True, description="as --data; no part of what is recorded")
 

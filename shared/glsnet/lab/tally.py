@@ -57,7 +57,7 @@ class Tally:
         self.own_error = Mean()  # of each sample, over the decoders
 
     def add(self, a: FloatArray, t: FloatArray, y: Outcomes, x: list[Outcomes]) -> None:
-        """One frame: a, shape [R]; t, shape [R, K]; what the encoder and the K decoders drew."""
+        """One frame: a, shape [R]; t, shape [R, K]; what the encoder and the K decoders drew, NaN of missing ones."""
         source = self._nature.source
         matches, errors, side_errors = [], [], []
         for k, (drawn, side) in enumerate(zip(x, self._nature.sides, strict=True)):
@@ -65,16 +65,17 @@ class Tally:
             matches.append(drawn.matches(y))
             errors.append((drawn.reconstruction - a) ** 2 / source.variance)
             side_errors.append((side.mean(t[:, k]) - (a - source.mean) / math.sqrt(source.variance)) ** 2)
-            self.match_of[k].add(matches[k].astype(np.float64))
-            self.error_of[k].add(errors[k])
-            self.decibels_of[k].add(_decibels(errors[k]))
-        self.own_error.add(np.mean(errors, axis=0))
+            if not np.isnan(errors[k][0]):
+                self.match_of[k].add(matches[k].astype(np.float64))
+                self.error_of[k].add(errors[k])
+                self.decibels_of[k].add(_decibels(errors[k]))
+        self.own_error.add(np.nanmean(errors, axis=0))
         self.samples += a.size
         self.match.add(np.any(matches, axis=0).astype(np.float64))
         for values, error, decibels in (
             (errors, self.error, self.decibels), (side_errors, self.side_error, self.side_decibels)
         ):
-            best: FloatArray = np.min(values, axis=0)
+            best: FloatArray = np.nanmin(values, axis=0)
             error.add(best)
             decibels.add(_decibels(best))
 

@@ -13,6 +13,7 @@ from glsnet.race import FloatArray
 from glsnet.vision import before_transformers
 
 PAIR = {f"embedded-{role}": Path(__file__).parent / "pair" / role for role in ("target", "drafter")}
+SYNTHETIC = {"synthetic-target": 0.0, "synthetic-drafter": 0.7}  # the noise of each
 
 
 class Tokenizer(Protocol):
@@ -104,7 +105,8 @@ def load(name: str, device: str = "cpu", dtype: str = "float32") -> LanguageMode
     """A model by its name.
 
     Args:
-        name: embedded-target or embedded-drafter, which come with glsnet and need no torch on a CPU in float32; or a
+        name: synthetic-target or synthetic-drafter, of a few tokens and no cost, for tests of the network;
+            embedded-target or embedded-drafter, which come with glsnet and need no torch on a CPU in float32; or a
             folder as transformers saves it; or the name of a model on Hugging Face.
         device: as torch calls it: cpu, cuda, cuda:1, ...
         dtype: float64, float32, bfloat16 or float16.
@@ -113,6 +115,10 @@ def load(name: str, device: str = "cpu", dtype: str = "float32") -> LanguageMode
         CallerError: there is no such model, device or dtype; the model cannot be read, or is of a kind that a `Cache`
             would be wrong for; or torch and transformers are not installed.
     """
+    if name in SYNTHETIC:
+        from glsnet.language.synthetic import SyntheticModel  # as below
+
+        return SyntheticModel(1, SYNTHETIC[name])
     if name in PAIR and (device, dtype) == ("cpu", "float32"):
         from glsnet.language.embedded import EmbeddedModel  # here, since models are built on what this module says
 

@@ -6,10 +6,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,18 +19,23 @@ from glsnet.codes import code_of, decoding
 from glsnet.compression import DecoderSession, EncoderSession, Outcomes, Samples
 from glsnet.conversation import AliceSession, BobSession, Draw, Drawn
 from glsnet.coupling import Scheme
-from glsnet.errors import CallerError, FrameError
+from glsnet.errors import CallerError, FrameError, GoneError
 from glsnet.frames import Terms, Traffic, direction_from_proto, direction_to_proto, terms_from_proto, terms_to_proto
 from glsnet.images import code as image_code
 from glsnet.images import model as image_model
 from glsnet.images.code import ImageCode
 from glsnet.images.model import Model
-from glsnet.race import FloatArray, IntArray
+from glsnet.joining import new_party
+from glsnet.journal import Journal, NoJournal
+from glsnet.randomness import seed_digest
 from glsnet.sources.gaussian import SideInformation
-from glsnet.transport import rpc
-from glsnet.transport.exchange import Broadcast, Broadcasts, Metered
-from glsnet.transport.parties import run_alice, run_bob, run_decoder, run_encoder
-from glsnet.transport.rpc import log
+from glsnet.transport import exchange, rpc
+from glsnet.transport.exchange import PATIENCE, Broadcast, Broadcasts, Metered
+from glsnet.transport.journal import FileJournal, recorded
+from glsnet.transport.parties import nothing, run_alice, run_bob, run_decoder, run_encoder
+from glsnet.transport.pipes import Net, Pipe
+from glsnet.transport.records import all_floats, integers, outcomes_from_proto, outcomes_to_proto
+from glsnet.transport.rpc import SILENCE_SECONDS, GrpcNet, log
 from glsnet.v1 import control_pb2 as pb
 from glsnet.v1 import exchange_pb2
 
@@ -46,6 +53,27 @@ class DecoderOrder:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """How a party goes on, or begins: see Open in control.proto."""
+
+    next_round: int = 0
+    patience: float = 0.0
+    wait_for: int = 0
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a service was started with: the model to code images with, None for those that come with glsnet; where to
+    keep journals, None for nowhere; and seconds as of `rpc.options` and of `exchange.staying`.
+    """
+
+    images: Model | None = None
+    journal: Path | None = None
+    silence: float = SILENCE_SECONDS
+    patience: float = PATIENCE
+
+
+@dataclass(frozen=True)
 class Closed:
     """A session's end at one party; `metered` is a decoder's, `digest` only of compression, `seconds` of images."""
 
@@ -55,48 +83,63 @@ class Closed:
     seconds: dict[str, float]
 
 
-async def conduct_encoder(context: rpc.Context, broadcasts: Broadcasts, images: Model | None) -> None:
+async def conduct_encoder(pipe: Pipe, broadcasts: Broadcasts, own: Own) -> None:
     """Open a session for the lab, do what it orders, and close it when the lab has no more.
 
     Args:
-        context: the lab's call.
+        pipe: the lab's call.
         broadcasts: the sessions that are open.
-        images: the model to code images with; None looks among those that come with glsnet.
+        own: what this service was started with.
 
     Raises:
         CallerError: an order is not possible.
         PeerError: a decoder broke the protocol, and the session cannot go on without it.
         TransportError: all decoders were lost.
     """
-    order = await _opening(context)
+    order = await _opening(pipe)
     if order.session in broadcasts:
-        raise CallerError(f"session: expected a new one, got {order.session!r}, which is open")
-    coder, since = _image_code(order, images), time.process_time()
-    reading = _Orders(context, "draw" if order.terms.HasField("finite") else "samples",
-                      None if coder is None else coder.model.shape.half)
-    broadcast: Broadcast[Any]
+        raise GoneError(f"session: expected a new one, got {order.session!r}, which is open; try again when it is not")
+    net, patience = GrpcNet(exchange.METHOD, own.silence), order.patience or own.patience
+    if order.terms.HasField("finite"):
+        await _conduct_bob(net, pipe, order, broadcasts)
+        return
+    coder, since = _image_code(order, own.images), time.process_time()
+    code = coder or code_of(terms_from_proto(order.terms))
+    with journal_of(own, order.session, order.seed) as journal:
+        session = EncoderSession(order.session, code, order.seed, _begin(journal, order))
+        for entry in journal:
+            session.restore(entry.frame, entry.outcomes)
+        reading = _Orders(pipe, "samples", session.next_round, None if coder is None else coder.model.shape.half)
+        broadcast = Broadcast(session)
+        with _open(pipe, broadcasts, broadcast), reading:
+            await _opened(pipe, session.next_round)
+            await _report_again(pipe, order, journal)
+            await run_encoder(net, broadcast, reading.samples(), lambda outcomes: _report(pipe, _outcomes(outcomes)),
+                              journal, order.wait_for or session.decoders, patience)
+    closed = pb.Closed(rounds=session.next_round, digest=session.digest, seconds=_seconds(coder, since))
+    await _report(pipe, pb.Report(closed=closed))
+
+
+async def _conduct_bob(net: Net, pipe: Pipe, order: pb.Open, broadcasts: Broadcasts) -> None:
+    broadcast = Broadcast(_bob_session(order))
+    reading = _Orders(pipe, "draw", 0, None)
+    with _open(pipe, broadcasts, broadcast), reading:
+        await _opened(pipe, 0)
+        await run_bob(net, broadcast, reading.draws(), lambda drawn: _report(pipe, _drawn(drawn)))
+    await _report(pipe, pb.Report(closed=pb.Closed(rounds=broadcast.session.next_round)))
+
+
+@contextmanager
+def _open(pipe: Pipe, broadcasts: Broadcasts, broadcast: Broadcast[Any]) -> Iterator[None]:
+    """Decoders may join meanwhile."""
+    session = broadcast.session.session
+    broadcasts[session] = broadcast
+    log.info("session %s: opened for %s", session, pipe.peer)
     try:
-        if order.terms.HasField("finite"):
-            broadcast = Broadcast(_bob_session(order))
-            party = run_bob(broadcast, reading.draws(), lambda drawn: _report(context, _drawn(drawn)))
-        else:
-            code = coder or code_of(terms_from_proto(order.terms))
-            broadcast = Broadcast(EncoderSession(order.session, code, order.seed))
-            party = run_encoder(broadcast, reading.samples(), lambda outcomes: _report(context, _outcomes(outcomes)))
-        broadcasts[order.session] = broadcast
-        log.info("session %s: opened for %s", order.session, context.peer())
-        try:
-            await _report(context, pb.Report(opened=pb.Opened()))
-            await party
-        finally:
-            party.close()
-            broadcast.end()
-            del broadcasts[order.session]
-        digest = broadcast.session.digest if isinstance(broadcast.session, EncoderSession) else b""
-        closed = pb.Closed(rounds=broadcast.session.next_round, digest=digest, seconds=_seconds(coder, since))
-        await _report(context, pb.Report(closed=closed))
+        yield
     finally:
-        reading.stop()
+        broadcast.end()
+        del broadcasts[session]
 
 
 def _bob_session(order: pb.Open) -> BobSession:
@@ -117,133 +160,169 @@ def _image_code(order: pb.Open, own: Model | None) -> ImageCode | None:
     return image_code.code_of(terms, image_model.with_digest(terms.model, own), time.thread_time)
 
 
-async def conduct_decoder(context: rpc.Context, encoder: str | None, images: Model | None) -> None:
+def journal_of(own: Own, session: str, seed: bytes) -> AbstractContextManager[FileJournal | NoJournal]:
+    """Where a service records a session; raises CallerError as `recorded`."""
+    if own.journal is None:
+        return nullcontext(NoJournal(new_party()))
+    return recorded(own.journal, session, seed_digest(seed))
+
+
+def _begin(journal: Journal, order: pb.Open) -> int:
+    """The first round of a session: that which its journal begins with, or that which the lab orders."""
+    first = next(iter(journal), None)
+    return order.next_round if first is None else first.outcomes.first_round
+
+
+async def _report_again(pipe: Pipe, order: pb.Open, journal: Journal) -> None:
+    """What the lab has not of what is recorded: it was lost with this service, or with the lab's call."""
+    for entry in journal:
+        if entry.outcomes.first_round >= order.next_round:
+            await _report(pipe, _outcomes(entry.outcomes))
+
+
+async def conduct_decoder(pipe: Pipe, encoder: str | None, own: Own) -> None:
     """Join the session that the lab names, with what it orders for this decoder alone, until the encoder ends.
 
     Args:
-        context: the lab's call.
+        pipe: the lab's call.
         encoder: HOST:PORT that this decoder was started with; None takes the lab's.
-        images: as for `conduct_encoder`.
+        own: what this service was started with.
 
     Raises:
         GlsnetError: see `parties.run_decoder` and `parties.run_alice`.
     """
-    order = await _opening(context)
+    order = await _opening(pipe)
     address = rpc.check_address(encoder or order.decoder.encoder)
     terms, stream = terms_from_proto(order.terms), order.decoder.stream
-    coder, since = _image_code(order, images), time.process_time()
-    reading = _Orders(context, "draw" if order.terms.HasField("finite") else "samples",
-                      None if coder is None else coder.model.shape.side)
+    net, patience = GrpcNet(exchange.METHOD, own.silence), order.patience or own.patience
+    if order.terms.HasField("finite"):
+        alice = AliceSession(order.session, order.seed, terms, stream)
+        with _Orders(pipe, "draw", 0, None) as reading:
+            metered = await run_alice(net, alice, address, partial(_opened, pipe, 0), reading.draws(),
+                                      lambda drawn: _report(pipe, _drawn(drawn)))
+        closed = pb.Closed(rounds=alice.next_round)
+    else:
+        coder, since = _image_code(order, own.images), time.process_time()
+        side = SideInformation(order.decoder.slope, order.decoder.intercept, order.decoder.residual)
+        of = decoding(lambda _: side) if coder is None else (lambda _: coder)
+        with journal_of(own, order.session, order.seed) as journal:
+            first_round = _begin(journal, order)
+            session = DecoderSession(order.session, of, order.seed, terms, stream, first_round, journal.party)
+            for entry in journal:
+                session.restore(entry.outcomes)
+            pixels = None if coder is None else coder.model.shape.side
 
-    async def opened() -> None:
-        await _report(context, pb.Report(opened=pb.Opened()))
-
-    try:
-        if order.terms.HasField("finite"):
-            alice = AliceSession(order.session, order.seed, terms, stream)
-            metered = await run_alice(alice, address, opened, reading.draws(),
-                                      lambda drawn: _report(context, _drawn(drawn)))
-            closed = pb.Closed(rounds=alice.next_round)
-        else:
-            side = SideInformation(order.decoder.slope, order.decoder.intercept, order.decoder.residual)
-            of = decoding(lambda _: side) if coder is None else (lambda _: coder)
-            session = DecoderSession(order.session, of, order.seed, terms, stream)
-            metered = await run_decoder(session, address, opened, reading.take,
-                                        lambda outcomes: _report(context, _outcomes(outcomes)))
-            closed = pb.Closed(rounds=session.next_round, digest=session.digest, seconds=_seconds(coder, since))
-        closed.meter.CopyFrom(pb.Meter(
-            setup=_traffic(metered.setup_down, metered.setup_up),
-            rounds=_traffic(metered.rounds_down, metered.rounds_up),
-        ))
-        await _report(context, pb.Report(closed=closed))
-    finally:
-        reading.stop()
+            agreed: Callable[[], Awaitable[None]] = partial(_opened, pipe, session.next_round)
+            if session.next_round > first_round:  # it has agreed before; the encoder may be done, and gone
+                await agreed()
+                await _report_again(pipe, order, journal)
+                agreed = nothing
+            with _Orders(pipe, "samples", session.next_round, pixels) as reading:
+                metered = await run_decoder(net, session, address, agreed, reading.take,
+                                            lambda outcomes: _report(pipe, _outcomes(outcomes)), journal, patience)
+        closed = pb.Closed(rounds=session.next_round, digest=session.digest, seconds=_seconds(coder, since))
+    closed.meter.CopyFrom(pb.Meter(
+        setup=_traffic(metered.setup_down, metered.setup_up),
+        rounds=_traffic(metered.rounds_down, metered.rounds_up),
+    ))
+    await _report(pipe, pb.Report(closed=closed))
 
 
 class Conductor:
     """The lab's end of one party's session: orders out, reports in, in the same order."""
 
-    def __init__(self, call: rpc.Call, peer: str) -> None:
-        self._call, self._peer = call, peer
+    def __init__(self, call: rpc.Call) -> None:
+        self._call = call
 
     async def send(self, values: Samples) -> None:
         """Order samples: a frame's worth of A, or of T_k, R of them."""
         pixels = values.dtype == np.uint8
         samples = pb.Samples(pixels=values.tobytes()) if pixels else pb.Samples(values=values.astype("<f8").tobytes())
-        await rpc.send(self._call, self._peer, pb.Order(samples=samples).SerializeToString())
+        await self._call.write(pb.Order(samples=samples).SerializeToString())
 
     async def draw(self, draw: Draw) -> None:
         """Order what to draw from, and how often."""
         message = pb.Draw(rounds=draw.rounds, probabilities=draw.probabilities.astype("<f8").tobytes())
-        await rpc.send(self._call, self._peer, pb.Order(draw=message).SerializeToString())
+        await self._call.write(pb.Order(draw=message).SerializeToString())
 
     async def end(self) -> None:
         """No more orders."""
-        with rpc.translated(self._peer):
-            await self._call.done_writing()
+        await self._call.close()
 
     async def outcomes(self) -> Outcomes:
         """The next frame's outcomes."""
         report = await self._report("outcomes")
-        return _outcomes_from(report.outcomes)
+        return outcomes_from_proto(report.outcomes)
 
     async def drawn(self) -> Drawn:
         """What was drawn for the next `draw`."""
         drawn = (await self._report("drawn")).drawn
-        return Drawn(drawn.first_round, _integers(drawn.items, drawn.count), list(drawn.indices), drawn.bits_sent)
+        return Drawn(drawn.first_round, integers(drawn.items, drawn.count), list(drawn.indices), drawn.bits_sent)
+
+    async def outcomes_or_closed(self) -> Outcomes | Closed:
+        """The next frame's outcomes, or the session's end."""
+        report = await self._report("outcomes", "closed")
+        return _closed(report.closed) if report.HasField("closed") else outcomes_from_proto(report.outcomes)
 
     async def closed(self) -> Closed:
         """The session's end."""
-        closed = (await self._report("closed")).closed
-        metered = None
-        if closed.HasField("meter"):
-            setup, rounds = closed.meter.setup, closed.meter.rounds
-            metered = Metered(*map(direction_from_proto, (setup.down, setup.up, rounds.down, rounds.up)))
-        seconds = {field.name: value for field, value in closed.seconds.ListFields()}
-        return Closed(closed.rounds, closed.digest, metered, seconds)
+        return _closed((await self._report("closed")).closed)
 
-    async def opened(self) -> None:
-        """The party has opened the session (encoder), or agreed to it (decoder)."""
-        await self._report("opened")
+    async def opened(self) -> int:
+        """The party has opened the session (encoder), or agreed to it (decoder); the first round that it wants."""
+        return (await self._report("opened")).opened.next_round
 
-    async def _report(self, kind: str) -> pb.Report:
-        data = await rpc.receive(self._call, self._peer)
+    async def _report(self, *kinds: str) -> pb.Report:
+        data = await self._call.read()
         report = rpc.parsed(pb.Report, data or b"")
-        if report.WhichOneof("report") != kind:
-            raise FrameError(f"{self._peer}: expected a report of kind {kind}, got {report.WhichOneof('report')}")
+        if (kind := report.WhichOneof("report")) not in kinds:
+            raise FrameError(f"{self._call.peer}: expected a report of kind {' or '.join(kinds)}, got {kind}")
         return report
 
 
+def _closed(closed: pb.Closed) -> Closed:
+    metered = None
+    if closed.HasField("meter"):
+        setup, rounds = closed.meter.setup, closed.meter.rounds
+        metered = Metered(*map(direction_from_proto, (setup.down, setup.up, rounds.down, rounds.up)))
+    seconds = {field.name: value for field, value in closed.seconds.ListFields()}
+    return Closed(closed.rounds, closed.digest, metered, seconds)
+
+
 @asynccontextmanager
-async def conducting(address: str, peer: str, session: str, seed: bytes, terms: Terms, decoder: DecoderOrder | None
-                     ) -> AsyncIterator[Conductor]:
+async def conducting(address: str, peer: str, session: str, seed: bytes, terms: Terms, decoder: DecoderOrder | None,
+                     resume: Resume = Resume()) -> AsyncIterator[Conductor]:
     """Order a party at `address` to open a session; on leaving, the session is over, however far it came.
 
     Raises:
         GlsnetError: the party cannot be reached, or refuses.
     """
     async with rpc.dial(address, METHOD, peer) as call:
-        order = pb.Open(session=session, seed=seed, terms=terms_to_proto(terms))
+        order = pb.Open(session=session, seed=seed, terms=terms_to_proto(terms), **asdict(resume))
         if decoder is not None:
             side = {} if decoder.side is None else asdict(decoder.side)
             order.decoder.CopyFrom(pb.Decoder(encoder=decoder.encoder, stream=decoder.stream, **side))
-        await rpc.send(call, peer, pb.Order(open=order).SerializeToString())
-        yield Conductor(call, peer)
+        await call.write(pb.Order(open=order).SerializeToString())
+        yield Conductor(call)
 
 
 class _Orders:
-    """What the lab orders after Open, all of one kind, read ahead by AHEAD orders at most.
+    """What the lab orders after Open, all of one kind, read ahead by AHEAD orders at most, from a round on.
 
     `pixels` are in a sample of an image; None of others.
     """
 
-    def __init__(self, context: rpc.Context, kind: str, pixels: int | None) -> None:
+    def __init__(self, pipe: Pipe, kind: str, next_round: int, pixels: int | None) -> None:
+        self._pipe, self._kind, self._pixels = pipe, kind, pixels
         self._queue: asyncio.Queue[pb.Order | Exception | None] = asyncio.Queue(AHEAD)
-        self._task = asyncio.create_task(self._read(context, kind))
-        self._pixels = pixels
+        self._next_round = next_round
         self._left: Samples = np.empty(0)
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        self._task = asyncio.create_task(self._read())
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._task.cancel()
 
     async def samples(self) -> AsyncIterator[Samples]:
@@ -251,19 +330,24 @@ class _Orders:
         while (order := await self._next()) is not None:
             yield self._values(order.samples)
 
-    async def take(self, count: int) -> Samples:
-        """The next `count` samples, from as many orders as it takes."""
+    async def take(self, first_round: int, count: int) -> Samples:
+        """The samples of `count` rounds, from as many orders as it takes; those of rounds before them are dropped."""
+        await self._fill(first_round - self._next_round + count)
+        taken = self._left[first_round - self._next_round :][:count]
+        self._left = self._left[first_round - self._next_round + count :]
+        self._next_round = first_round + count
+        return taken
+
+    async def _fill(self, count: int) -> None:
         while len(self._left) < count:
             if (order := await self._next()) is None:
                 raise CallerError(f"side information: expected {count} more samples, the lab gave {len(self._left)}")
             values = self._values(order.samples)
             self._left = np.concatenate((self._left, values)) if len(self._left) else values
-        taken, self._left = self._left[:count], self._left[count:]
-        return taken
 
     def _values(self, samples: pb.Samples) -> Samples:
         if self._pixels is None:
-            return _all_floats(samples.values)
+            return all_floats(samples.values)
         if len(samples.pixels) % self._pixels:
             raise FrameError(f"samples: expected {self._pixels} pixels for each image, got {len(samples.pixels)}")
         return np.frombuffer(samples.pixels, np.uint8).reshape(-1, self._pixels)
@@ -271,7 +355,7 @@ class _Orders:
     async def draws(self) -> AsyncIterator[Draw]:
         """Each distribution to draw from, to the end."""
         while (order := await self._next()) is not None:
-            yield Draw(order.draw.rounds, _all_floats(order.draw.probabilities))
+            yield Draw(order.draw.rounds, all_floats(order.draw.probabilities))
 
     async def _next(self) -> pb.Order | None:
         """The next order, or None at the end; raises what went wrong in reading it."""
@@ -280,42 +364,35 @@ class _Orders:
             raise item
         return item
 
-    async def _read(self, context: rpc.Context, kind: str) -> None:
+    async def _read(self) -> None:
         try:
-            while (data := await rpc.read(context)) is not None:
+            while (data := await self._pipe.read()) is not None:
                 order = rpc.parsed(pb.Order, data)
-                if order.WhichOneof("order") != kind:
-                    raise FrameError(f"order: expected {kind} after open, got {order.WhichOneof('order')}")
+                if order.WhichOneof("order") != self._kind:
+                    raise FrameError(f"order: expected {self._kind} after open, got {order.WhichOneof('order')}")
                 await self._queue.put(order)
             await self._queue.put(None)
         except Exception as error:
             await self._queue.put(error)
 
 
-async def _opening(context: rpc.Context) -> pb.Open:
-    order = rpc.parsed(pb.Order, await rpc.read(context) or b"")
+async def _opening(pipe: Pipe) -> pb.Open:
+    order = rpc.parsed(pb.Order, await pipe.read() or b"")
     if order.WhichOneof("order") != "open":
         raise FrameError(f"order: expected open first, got {order.WhichOneof('order')}")
     return order.open
 
 
-async def _report(context: rpc.Context, report: pb.Report) -> None:
-    await context.write(report.SerializeToString())
+async def _opened(pipe: Pipe, next_round: int) -> None:
+    await _report(pipe, pb.Report(opened=pb.Opened(next_round=next_round)))
+
+
+async def _report(pipe: Pipe, report: pb.Report) -> None:
+    await pipe.write(report.SerializeToString())
 
 
 def _outcomes(outcomes: Outcomes) -> pb.Report:
-    return pb.Report(outcomes=pb.Outcomes(
-        first_round=outcomes.first_round, count=outcomes.node.size, message=outcomes.message.astype("<i8").tobytes(),
-        stream=outcomes.stream.astype("<i8").tobytes(), node=outcomes.node.astype("<i8").tobytes(),
-        **_reconstruction(outcomes.reconstruction),
-    ))
-
-
-def _reconstruction(values: Samples | None) -> dict[str, bytes]:
-    if values is None:
-        return {}
-    return {"pixels": values.astype("<f4").tobytes()} if values.ndim > 1 else {
-        "reconstruction": values.astype("<f8").tobytes()}
+    return pb.Report(outcomes=outcomes_to_proto(outcomes))
 
 
 def _drawn(drawn: Drawn) -> pb.Report:
@@ -325,37 +402,8 @@ def _drawn(drawn: Drawn) -> pb.Report:
     ))
 
 
-def _outcomes_from(message: pb.Outcomes) -> Outcomes:
-    count = message.count
-    reconstruction: Samples | None = None
-    if message.reconstruction:
-        reconstruction = _floats(message.reconstruction, count)
-    elif message.pixels:
-        reconstruction = np.frombuffer(message.pixels, "<f4").reshape(count, -1)
-    return Outcomes(message.first_round, _integers(message.message, count), _integers(message.stream, count),
-                    _integers(message.node, count), reconstruction)
-
-
 def _seconds(coder: ImageCode | None, since: float) -> pb.Seconds | None:
     return None if coder is None else pb.Seconds(**coder.seconds, process=time.process_time() - since)
-
-
-def _integers(data: bytes, count: int) -> IntArray:
-    return np.frombuffer(_sized(data, count), "<i8").astype(np.int64)
-
-
-def _floats(data: bytes, count: int) -> FloatArray:
-    return np.frombuffer(_sized(data, count), "<f8").astype(np.float64)
-
-
-def _all_floats(data: bytes) -> FloatArray:
-    return _floats(data, len(data) // 8)
-
-
-def _sized(data: bytes, count: int) -> bytes:
-    if len(data) != 8 * count:
-        raise FrameError(f"array: expected {count} values of 8 bytes, got {len(data)} bytes")
-    return data
 
 
 def _traffic(down: Traffic, up: Traffic) -> exchange_pb2.Traffic:

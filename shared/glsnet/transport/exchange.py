@@ -1,23 +1,20 @@
-"""The data plane over gRPC: both ends of the streams between decoders and an encoder; `parties` has the loops on them.
+"""The data plane: both ends of the streams between decoders and an encoder; `parties` has the loops on them.
 
     Broadcast, serve_join   the encoder's end: the streams of all decoders of a session
-    Line, joined            a decoder's end of its own stream, through the metering proxy
+    Line, staying           a decoder's end of its own stream, counted; joined again whenever it is lost
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-import grpc
-
-from glsnet.compression import DecoderSession
-from glsnet.conversation import AliceSession
-from glsnet.drafting import DraftSession
-from glsnet.errors import FrameError, GlsnetError, TermsError
+from glsnet.errors import DamageError, FrameError, GlsnetError, GoneError, TermsError, TransportError
 from glsnet.frames import (
     NO_TRAFFIC,
+    Ack,
     End,
     Frame,
     Indices,
@@ -31,15 +28,17 @@ from glsnet.frames import (
     to_bytes,
 )
 from glsnet.joining import Host
-from glsnet.transport import rpc
-from glsnet.transport.meter import Meter, Reading
-from glsnet.transport.rpc import log
+from glsnet.transport.meter import Reading
+from glsnet.transport.pipes import Dialled, Net, Pipe
 
 Session = TypeVar("Session", bound=Host)
 METHOD = "/glsnet.v1.Exchange/Join"
 CODEC = "codec"  # the session of parties that run without a lab
 JOIN_SECONDS = 10.0
 REFUSE_SECONDS = 2.0
+PATIENCE = 30.0  # seconds without progress after which a peer is given up
+FIRST_BACKOFF, LAST_BACKOFF = 0.05, 2.0  # seconds before joining again
+log = logging.getLogger("glsnet")
 
 
 class Broadcast(Generic[Session]):
@@ -47,63 +46,93 @@ class Broadcast(Generic[Session]):
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._outgoing: dict[int, asyncio.Queue[bytes | GlsnetError | None]] = {}
+        self._sending: dict[int, asyncio.Event] = {}  # per joined stream: set when there may be something to send
         self._changed = asyncio.Event()
+        self._ending: tuple[GlsnetError | None] | None = None
+        self._encoded: tuple[Frame | None, bytes] = None, b""
 
-    async def serve(self, context: rpc.Context, join: Join) -> None:
+    async def serve(self, pipe: Pipe, join: Join) -> None:
         """Serve one decoder's stream to its end.
 
         Raises:
             PeerError: the decoder cannot join, or broke the protocol; it leaves the session.
+            TransportError: it has joined again by another stream.
         """
         terms = self.session.join(join)
         stream = terms.stream
         assert stream is not None
-        log.info("session %s: stream %d joined from %s", self.session.session, stream, context.peer())
-        outgoing: asyncio.Queue[bytes | GlsnetError | None] = asyncio.Queue()
-        self._outgoing[stream] = outgoing
-        reader = asyncio.create_task(self._read(context, stream))
-        reader.add_done_callback(lambda _: outgoing.put_nowait(None))
+        log.info("session %s: stream %d joined from %s", self.session.session, stream, pipe.peer)
+        if stream in self._sending:
+            self._sending[stream].set()  # of a stream that is over: see `_send`
+        wake = self._sending[stream] = asyncio.Event()
+        reader = asyncio.create_task(self._read(pipe, stream))
+        reader.add_done_callback(lambda _: wake.set())
         try:
-            await context.write(to_bytes(terms))
-            while (data := await outgoing.get()) is not None:
-                if isinstance(data, GlsnetError):
-                    raise data
-                await context.write(data)
-            if reader.done():
-                reader.result()
+            await pipe.write(to_bytes(terms))
+            await self._send(pipe, stream, wake, reader)
         except BaseException as error:
             reason = str(error) or "it went away"
             log.warning("session %s: stream %d lost: %s", self.session.session, stream, reason)
             raise
         finally:
             reader.cancel()
-            del self._outgoing[stream]
-            self.session.leave(stream)
-            self.look()
+            if self._sending.get(stream) is wake:
+                del self._sending[stream]
+                self.session.leave(stream)
+                self.look()
 
-    async def _read(self, context: rpc.Context, stream: int) -> None:
-        while (data := await rpc.read(context)) is not None:
-            self.session.receive(stream, from_bytes(data))
+    async def _send(self, pipe: Pipe, stream: int, wake: asyncio.Event, reader: "asyncio.Task[None]") -> None:
+        while not reader.done():
+            wake.clear()
+            if self._sending.get(stream) is not wake:
+                raise TransportError(f"stream {stream}: its decoder has joined again")
+            frame = self.session.outgoing(stream)
+            if frame is not None:
+                await pipe.write(self._bytes(frame))
+            elif self._ending is None:
+                await wake.wait()
+            else:
+                (error,) = self._ending
+                if error is not None:
+                    raise error
+                return
+        reader.result()
+
+    async def _read(self, pipe: Pipe, stream: int) -> None:
+        wake = self._sending[stream]
+        while (data := await pipe.read()) is not None:
+            if self._sending.get(stream) is not wake:
+                return
+            frame = from_bytes(data)
+            if isinstance(frame, Join):
+                continue  # once more: a network may deliver twice
+            self.session.receive(stream, frame)
+            wake.set()
             self.look()
-            await self.until(lambda: self.session.ready)
+            if not self.session.ready:
+                await self.until(lambda: self.session.ready)
         raise FrameError("stream: expected the decoder to stay until the encoder ends it, it closed its side")
 
     def send(self, frame: Indices | Turn | End) -> None:
-        """Queue one frame for every decoder."""
-        data = to_bytes(frame)
-        for outgoing in self._outgoing.values():
-            outgoing.put_nowait(data)
+        """Have one frame sent to every decoder."""
+        self.session.say(frame)
+        self.announce()
 
     def send_to(self, stream: int, frame: Frame) -> None:
-        """Queue one frame for the decoder on a stream, if it is there."""
-        if stream in self._outgoing:
-            self._outgoing[stream].put_nowait(to_bytes(frame))
+        """Have one frame sent to the decoder on a stream, if it is there."""
+        self.session.say_to(stream, frame)
+        if stream in self._sending:
+            self._sending[stream].set()
+
+    def announce(self) -> None:
+        """The session may have something to send to any decoder."""
+        for wake in self._sending.values():
+            wake.set()
 
     def end(self, error: GlsnetError | None = None) -> None:
-        """End every decoder's stream, after what is queued, with an error or well."""
-        for outgoing in self._outgoing.values():
-            outgoing.put_nowait(error)
+        """End every decoder's stream, after what the session has to send, with an error or well; only once."""
+        self._ending = self._ending or (error,)
+        self.announce()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition on the session holds; it is looked at after every frame, join, loss and `look`."""
@@ -115,29 +144,36 @@ class Broadcast(Generic[Session]):
         """The session has changed: have all that wait look at their conditions."""
         self._changed.set()
 
+    def _bytes(self, frame: Frame) -> bytes:
+        """Of a frame that often goes to all decoders, made once."""
+        if self._encoded[0] is not frame:
+            self._encoded = frame, to_bytes(frame)
+        return self._encoded[1]
+
 
 Broadcasts = dict[str, Broadcast[Any]]  # by session
 
 
-async def serve_join(context: rpc.Context, broadcasts: Broadcasts) -> None:
+async def serve_join(pipe: Pipe, broadcasts: Broadcasts) -> None:
     """The encoder's handler of METHOD: find the session that a decoder asks for, and serve it.
 
     Raises:
-        PeerError: the first frame is no Join within JOIN_SECONDS, there is no such session, or see `Broadcast.serve`.
+        PeerError: the first frame is no Join within JOIN_SECONDS, or see `Broadcast.serve`.
+        GoneError: there is no such session.
     """
     try:
-        data = await asyncio.wait_for(rpc.read(context), JOIN_SECONDS)
+        data = await asyncio.wait_for(pipe.read(), JOIN_SECONDS)
     except TimeoutError:
         raise FrameError(f"frame: expected join within {JOIN_SECONDS:.0f} s, got nothing") from None
     join = from_bytes(data or b"")
     if not isinstance(join, Join):
         raise FrameError(f"frame: expected join first, got {type(join).__name__}")
     if join.session not in broadcasts:
-        raise TermsError(f"session: expected one that is open at this encoder, got {join.session!r}")
+        raise GoneError(f"session: expected one that is open at this encoder, got {join.session!r}")
     try:
-        await broadcasts[join.session].serve(context, join)
+        await broadcasts[join.session].serve(pipe, join)
     except TermsError as error:
-        log.warning("session %s: %s refused: %s", join.session, context.peer(), error)
+        log.warning("session %s: %s refused: %s", join.session, pipe.peer, error)
         raise
 
 
@@ -150,31 +186,37 @@ class Metered:
     rounds_down: Traffic
     rounds_up: Traffic
 
+    def __add__(self, other: "Metered") -> "Metered":
+        return Metered(self.setup_down + other.setup_down, self.setup_up + other.setup_up,
+                       self.rounds_down + other.rounds_down, self.rounds_up + other.rounds_up)
+
 
 class Line:
     """A decoder's end of its stream, all that passes counted."""
 
-    def __init__(self, call: rpc.Call, peer: str, meter: Meter) -> None:
-        self.peer = peer
-        self._call, self._meter = call, meter
+    def __init__(self, pipe: Dialled) -> None:
+        self.peer = pipe.peer
+        self._pipe = pipe
         self._down, self._up = NO_TRAFFIC, NO_TRAFFIC
-        self._setup = self._last = meter.read()
+        self._setup = self._last = pipe.reading()
         self.size = 0  # bytes of the last frame that was sent or received
-        self._joined: tuple[Traffic, Traffic] | None = None
+        self.agreed = False
+        self.progress = False  # whether what came has brought the session on: who talks says so
+        self._joined = (NO_TRAFFIC, NO_TRAFFIC)
 
     async def send(self, frame: Frame) -> None:
         """Put a frame on the stream; raises GlsnetError if the encoder has ended it with an error."""
         data = to_bytes(frame)
-        await rpc.send(self._call, self.peer, data)
+        await self._pipe.write(data)
         self.size = len(data)
         self._up += bytes_of(frame, len(data))
 
     async def receive(self) -> Frame | None:
         """The next frame, or None once the encoder has ended the stream well; raises GlsnetError as `send` does."""
-        data = await rpc.receive(self._call, self.peer)
+        data = await self._pipe.read()
         if data is None:
             return None
-        self._last = self._meter.read()
+        self._last = self._pipe.reading()
         frame = from_bytes(data)
         self.size = len(data)
         self._down += bytes_of(frame, len(data))
@@ -182,44 +224,118 @@ class Line:
 
     def reading(self) -> Reading:
         """What has passed the socket so far."""
-        return self._meter.read()
+        return self._pipe.reading()
 
     def set_up(self) -> None:
         """All that has passed until now is set-up."""
-        self._setup = self._last
+        self.agreed, self._setup = True, self._last
         self._joined = (replace(self._down, stream=self._setup.down_stream, ip=self._setup.down_ip),
                         replace(self._up, stream=self._setup.up_stream, ip=self._setup.up_ip))
         self._down, self._up = NO_TRAFFIC, NO_TRAFFIC
 
     def metered(self) -> Metered:
         """What has passed, once the stream has ended: down until the last frame, before the stream's end."""
-        assert self._joined is not None
-        down, up = self._last - self._setup, self._meter.read() - self._setup
+        if not self.agreed:
+            self._last = self._pipe.reading()
+            self.set_up()
+        down, up = self._last - self._setup, self._pipe.reading() - self._setup
         return Metered(*self._joined, replace(self._down, stream=down.down_stream, ip=down.down_ip),
                        replace(self._up, stream=up.up_stream, ip=up.up_ip))
 
     async def refuse(self, reason: str) -> None:
         """Tell the encoder why, if it still listens, and let it end the stream."""
-        with suppress(grpc.RpcError, asyncio.InvalidStateError, TimeoutError):
-            await self._call.write(to_bytes(Refusal(reason[:1000])))
-            await self._call.done_writing()
-            await asyncio.wait_for(self._call.code(), REFUSE_SECONDS)
+        with suppress(GlsnetError, TimeoutError):
+            async with asyncio.timeout(REFUSE_SECONDS):
+                await self._pipe.write(to_bytes(Refusal(reason[:1000])))
+                await self._pipe.close()
+                while await self._pipe.read() is not None:
+                    pass
+
+
+class Joining(Protocol):
+    """A decoder's session as far as joining goes: of compression, couplings, drafts."""
+
+    session: str
+    next_round: int
+
+    def join(self) -> Join:
+        """The frame to begin with."""
+
+    def agree(self, terms: Terms) -> Ack:
+        """The encoder's terms; raises PeerError if they are not what it expects."""
+
+
+async def staying(net: Net, session: Joining, encoder: str, agreed: Callable[[], Awaitable[None]],
+                  talk: Callable[[Line], Awaitable[None]], patience: float, over: Callable[[], bool] = lambda: False
+                  ) -> Metered:
+    """Join at `encoder` (HOST:PORT), and talk to the end; where the stream is lost, join again, and go on.
+
+    Args:
+        net: this party's world.
+        session: a new session, or one that goes on.
+        encoder: where to join.
+        agreed: called once the terms are agreed on for the first time.
+        talk: called with each stream that was joined, and returns at a good end.
+        patience: seconds since the last progress, but for those that it was joined, after which a lost stream is not
+            joined again.
+        over: whether all has come; an encoder that is gone then has only not said so.
+
+    Raises:
+        TermsError, FrameError: the encoder, or its frames, are not what this session expects.
+        TransportError: the encoder cannot be reached, was lost, or gave up, and did not come back.
+    """
+    loop = asyncio.get_running_loop()
+    metered: list[Metered] = []
+    since, backoff = loop.time(), FIRST_BACKOFF
+    first, up = True, since
+
+    async def once() -> None:
+        nonlocal first, up
+        up = loop.time()
+        if first:
+            first = False
+            await agreed()
+
+    while True:
+        lines: list[Line] = []
+        try:
+            async with joined(net, session, encoder, once, lines, metered) as line:
+                await talk(line)
+            break
+        except (DamageError, TransportError) as error:
+            now = loop.time()
+            if any(line.progress for line in lines):
+                since, backoff = now, FIRST_BACKOFF
+            elif any(line.agreed for line in lines):
+                since += now - up
+            given_up = now - since + backoff > net.local(patience)
+            if over() and (isinstance(error, GoneError) or (given_up and isinstance(error, TransportError))):
+                break
+            if given_up:
+                raise
+            log.warning("session %s: joining %s again: %s", session.session, encoder, error)
+        await asyncio.sleep(net.local(backoff * net.random.uniform(0.5, 1.5)))
+        backoff = min(2 * backoff, LAST_BACKOFF)
+    log.info("session %s: closed after %d rounds", session.session, session.next_round)
+    total = metered[0]
+    for each in metered[1:]:
+        total += each
+    return total
 
 
 @asynccontextmanager
-async def joined(session: DecoderSession | AliceSession | DraftSession, encoder: str,
-                 agreed: Callable[[], Awaitable[None]]) -> AsyncIterator[Line]:
-    """Join at `encoder` (HOST:PORT), agree, call `agreed`, and give the stream; an error within is told the encoder.
+async def joined(net: Net, session: Joining, encoder: str, agreed: Callable[[], Awaitable[None]], lines: list[Line],
+                 metered: list[Metered]) -> AsyncIterator[Line]:
+    """Join, agree, call `agreed`, and give the stream; the encoder is told of an error within that no retry can mend.
 
-    Raises:
-        TermsError, FrameError: the encoder's terms are not what this session expects.
-        TransportError: the encoder cannot be reached, was lost, or gave up.
+    The stream is appended to `lines` once it is there, what it took to `metered` when it is over.
     """
     peer = f"encoder {encoder}"
-    async with Meter(encoder) as meter, rpc.dial(meter.address, METHOD, peer) as call:
-        line = Line(call, peer, meter)
-        await line.send(session.join())
+    async with net.dial(encoder, peer) as pipe:
+        line = Line(pipe)
+        lines.append(line)
         try:
+            await line.send(session.join())
             terms = await line.receive()
             if not isinstance(terms, Terms):
                 raise FrameError(f"frame: expected terms first, got {name_of(terms)}")
@@ -229,11 +345,14 @@ async def joined(session: DecoderSession | AliceSession | DraftSession, encoder:
             await agreed()
             await line.send(ack)
             yield line
+        except (DamageError, TransportError):
+            raise
         except GlsnetError as error:
             log.warning("session %s: leaving %s: %s", session.session, peer, error)
             await line.refuse(str(error))
             raise
-    log.info("session %s: closed after %d rounds", session.session, session.next_round)
+        finally:
+            metered.append(line.metered())
 
 
 def name_of(frame: Frame | None) -> str:

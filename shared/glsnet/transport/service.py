@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import grpc
@@ -15,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from glsnet.errors import CallerError, GlsnetError, TransportError
 from glsnet.images.model import Model, load
-from glsnet.transport.rpc import OPTIONS, Context, Handler, log, status_of
+from glsnet.transport.rpc import SILENCE_SECONDS, Handler, Served, log, options, status_of
 
 STOP_SECONDS = 1.0
 
@@ -29,6 +30,12 @@ ImageModel = Annotated[str | None, typer.Option("--image-model", help="Of images
                                                 "Without it, those that come with glsnet are at hand.")]
 Device = Annotated[str, typer.Option(help="Where the model runs, as torch calls it: cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str, typer.Option(help="The model's arithmetic: float64, float32, bfloat16 or float16.")]
+Silence = Annotated[float, typer.Option(min=0.01, help="Seconds: a connection that is silent for so long is asked "
+                                        "whether it lives, and given up after half as long again.")]
+Patience = Annotated[float, typer.Option(min=0, help="Seconds without any progress after which a peer that was lost is "
+                                         "not waited for, or tried, any longer.")]
+Journal = Annotated[Path | None, typer.Option(help="Folder in which to record what was done, a file for each session: "
+                                              "started with it again after a crash, a service goes on there.")]
 Seed = Annotated[int, typer.Option(envvar="GLSNET_SEED", help="Seed that all parties share.")]
 
 
@@ -52,14 +59,15 @@ def image_model(name_or_path: str | None) -> Model | None:
         raise typer.BadParameter(str(error)) from error
 
 
-def run(name: str, listen: str, methods: Mapping[str, Handler], job: Job | None, until_stdin_closes: bool) -> None:
+def run(name: str, listen: str, methods: Mapping[str, Handler], job: Job | None, until_stdin_closes: bool,
+        silence: float) -> None:
     """Serve until SIGTERM, SIGINT or the job's end, and exit: 0, or after an error 2 (the caller's) or 1."""
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format=f"%(asctime)s {name} %(levelname)s %(message)s"
     )
     log.setLevel(logging.INFO)
     try:
-        asyncio.run(_serve(listen, methods, job, until_stdin_closes))
+        asyncio.run(_serve(listen, methods, job, until_stdin_closes, silence))
     except GlsnetError as error:
         log.error("%s", error)
         raise SystemExit(2 if isinstance(error, CallerError) else 1) from None
@@ -67,13 +75,15 @@ def run(name: str, listen: str, methods: Mapping[str, Handler], job: Job | None,
 
 
 @asynccontextmanager
-async def serving(listen: str, methods: Mapping[str, Handler]) -> AsyncIterator[int]:
+async def serving(listen: str, methods: Mapping[str, Handler], silence: float = SILENCE_SECONDS) -> AsyncIterator[int]:
     """Serve on HOST:PORT, with health checks; gives the port. Calls that are open on leaving have STOP_SECONDS.
+
+    `silence` is as of `rpc.options`.
 
     Raises:
         TransportError: the address cannot be listened on.
     """
-    server = grpc.aio.server(options=[*OPTIONS, ("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=[*options(silence), ("grpc.so_reuseport", 0)])
     checks = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in its stubs
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     server.add_generic_rpc_handlers((_Methods(methods),))
@@ -91,8 +101,9 @@ async def serving(listen: str, methods: Mapping[str, Handler]) -> AsyncIterator[
         await server.stop(STOP_SECONDS)
 
 
-async def _serve(listen: str, methods: Mapping[str, Handler], job: Job | None, until_stdin_closes: bool) -> None:
-    async with serving(listen, methods) as port:
+async def _serve(listen: str, methods: Mapping[str, Handler], job: Job | None, until_stdin_closes: bool,
+                 silence: float) -> None:
+    async with serving(listen, methods, silence) as port:
         print(f"listening on {listen.rpartition(':')[0]}:{port}", flush=True)
         stop = asyncio.Event()
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -130,9 +141,9 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in 
         if handler is None:
             return None
 
-        async def run(_: object, context: Context) -> None:
+        async def run(_: object, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
             try:
-                await handler(context)
+                await handler(Served(context))
             except GlsnetError as error:
                 with suppress(asyncio.InvalidStateError):
                     await context.abort(status_of(error), str(error))

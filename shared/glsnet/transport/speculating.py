@@ -7,14 +7,15 @@
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from google.protobuf.message import Message
 
 from glsnet.drafting import DraftSession
+from glsnet.errors import GlsnetError, TransportError
 from glsnet.frames import (
     NO_TRAFFIC,
     Done,
@@ -29,46 +30,100 @@ from glsnet.frames import (
 from glsnet.generation import Asked, Finished, Piece
 from glsnet.speculation import Generation, TargetSession
 from glsnet.transport import rpc
-from glsnet.transport.exchange import Broadcast, Line, joined
+from glsnet.transport.exchange import PATIENCE, Broadcast, Line, staying
 from glsnet.transport.meter import Reading
+from glsnet.transport.pipes import Dialled, Net, Pipe
 from glsnet.transport.rpc import log
 from glsnet.v1 import exchange_pb2
 from glsnet.v1 import generation_pb2 as pb
 
 METHOD = "/glsnet.v1.Generation/Generate"
 STATUS = "/glsnet.v1.Generation/Status"
+RETRY_SECONDS = 0.2  # before a target that was lost is asked again
+DRAFT_SECONDS = 5.0  # that a block waits for its draft servers
+Dial = Callable[[str, str], AbstractAsyncContextManager[Dialled]]
 
 
-async def run_draft(session: DraftSession, target: str, agreed: Callable[[], Awaitable[None]]) -> None:
-    """Join, and draft for the target's requests until it ends the stream.
+async def run_draft(net: Net, session: DraftSession, target: str, agreed: Callable[[], Awaitable[None]],
+                    patience: float) -> None:
+    """Join, and draft for the target's requests until it ends the stream; join again when it is lost.
 
     Args:
+        net: this draft server's world.
         session: a new session.
         target: the target's address.
-        agreed: called once the terms are agreed on.
+        agreed: called once the terms are agreed on for the first time.
+        patience: seconds since the last frame after which a target that was lost is given up.
 
     Raises:
         TermsError, FrameError: the target, or its frames, are not what this session expects.
         TransportError: the target cannot be reached, was lost, or gave up.
     """
-    async with joined(session, target, agreed) as line:
+    async def talk(line: Line) -> None:
         under_way: dict[int, _Count] = {}
-        while (frame := await line.receive()) is not None:
-            if isinstance(frame, Done):
-                seconds = session.done(frame)
-                if (count := under_way.pop(frame.request, None)) is not None:
-                    await line.send(count.spent(frame.request, seconds, line))
-                continue
-            if isinstance(frame, Prompt):
-                under_way[frame.request] = _Count(line.reading())
-                if len(under_way) > 1:
-                    for each in under_way.values():
-                        each.alone = False
-            else:  # a request's bytes begin after its Prompt
-                _count(under_way, frame, line.size, 0)
-            for answer in await asyncio.to_thread(list, session.receive(frame)):
+        inbox: asyncio.Queue[tuple[Frame | None, int] | Exception] = asyncio.Queue()
+        reading = asyncio.create_task(_read(line, inbox))
+
+        async def send(answers: Iterable[Frame]) -> None:
+            for answer in answers:
                 await line.send(answer)
                 _count(under_way, answer, line.size, 1)
+
+        try:
+            while True:
+                if session.busy and inbox.empty():
+                    drafts = await net.compute(session.work)
+                    await send([] if drafts is None else [drafts])
+                    continue
+                came = [await inbox.get()]
+                while not inbox.empty():
+                    came.append(inbox.get_nowait())
+                told: list[Frame] = []
+                for item in came:
+                    if isinstance(item, Exception):
+                        raise item
+                    frame, size = item
+                    if frame is None:
+                        return
+                    if isinstance(frame, Done):
+                        told = [each for each in told if not _of(each, frame.request)]
+                        seconds = session.done(frame)
+                        if (count := under_way.pop(frame.request, None)) is not None:
+                            await line.send(count.spent(frame.request, seconds, line))
+                        continue
+                    if isinstance(frame, Prompt):
+                        under_way[frame.request] = _Count(line.reading())
+                        if len(under_way) > 1:
+                            for each in under_way.values():
+                                each.alone = False
+                    else:  # a request's bytes begin after its Prompt
+                        _count(under_way, frame, size, 0)
+                    told.append(frame)
+                await send(await net.compute(_answers, session, told))
+        finally:
+            reading.cancel()
+
+    await staying(net, session, target, agreed, talk, patience)
+
+
+async def _read(line: Line, inbox: "asyncio.Queue[tuple[Frame | None, int] | Exception]") -> None:
+    """All that comes, while drafts are made; at last None, or why no more comes."""
+    try:
+        frame: Frame | None = await line.receive()
+        while frame is not None:
+            inbox.put_nowait((frame, line.size))
+            frame = await line.receive()
+        inbox.put_nowait((None, 0))
+    except GlsnetError as error:
+        inbox.put_nowait(error)
+
+
+def _answers(session: DraftSession, told: Sequence[Frame]) -> list[Frame]:
+    return [*session.receive(*told)]
+
+
+def _of(frame: Frame, request: int) -> bool:
+    return isinstance(frame, OfRequest) and frame.request == request
 
 
 class _Count:
@@ -90,7 +145,7 @@ def _count(under_way: dict[int, _Count], frame: Frame, size: int, way: int) -> N
         under_way[frame.request].traffic[way] += bytes_of(frame, size)
 
 
-async def serve_generate(context: rpc.Context, broadcast: Broadcast[TargetSession]) -> None:
+async def serve_generate(pipe: Pipe, net: Net, broadcast: Broadcast[TargetSession]) -> None:
     """Do one request of a client, pieces of text as they come; whatever happens, draft servers are told of its end.
 
     Raises:
@@ -98,18 +153,18 @@ async def serve_generate(context: rpc.Context, broadcast: Broadcast[TargetSessio
         PeerError: a draft server broke the protocol.
     """
     session = broadcast.session
-    generation = session.begin(_asked(await rpc.read(context) or b"").request(session.decoders))
-    log.info("request %d from %s: %d draft servers", generation.number, context.peer(), generation.draft_servers)
+    generation = session.begin(_asked(await pipe.read() or b"").request(session.decoders))
+    log.info("request %d from %s: %d draft servers", generation.number, pipe.peer, generation.draft_servers)
     try:
         _send(broadcast, generation)
         while not generation.finished.reason:
-            await broadcast.until(lambda: generation.ready)
-            piece = await asyncio.to_thread(generation.step)
+            await _until(broadcast, generation, lambda: generation.ready)
+            piece = generation.accept(await net.compute(generation.verify))
             _send(broadcast, generation)
             if piece is not None:
-                await context.write(_reply(piece))
-        await broadcast.until(lambda: generation.settled)
-        await context.write(_reply(generation.finished))
+                await pipe.write(_reply(piece))
+        await _until(broadcast, generation, lambda: generation.settled)
+        await pipe.write(_reply(generation.finished))
     finally:
         session.end(generation)
         _send(broadcast, generation)
@@ -117,20 +172,58 @@ async def serve_generate(context: rpc.Context, broadcast: Broadcast[TargetSessio
                  generation.finished.tokens, generation.finished.blocks)
 
 
+async def _until(broadcast: Broadcast[TargetSession], generation: Generation, condition: Callable[[], bool]) -> None:
+    """Wait for draft servers, but not for ever."""
+    while not condition():
+        try:
+            async with asyncio.timeout_at(generation.deadline):
+                await broadcast.until(condition)
+        except TimeoutError:
+            log.info("request %d: draft servers are late", generation.number)
+            generation.expire()
+
+
 def _send(broadcast: Broadcast[TargetSession], generation: Generation) -> None:
     for server, frame in generation.to_send():
         broadcast.send_to(server, frame)
+    broadcast.announce()
 
 
-async def generate(target: str, asked: Asked) -> AsyncIterator[Piece | Finished]:
+async def generate(target: str, asked: Asked, patience: float = PATIENCE, dial: Dial | None = None
+                   ) -> AsyncGenerator[Piece | Finished]:
     """Have the target at HOST:PORT generate; leaving the iteration early cancels the request.
+
+    A target that is lost, or started again, is asked to go on after the tokens that have come.
+
+    Args:
+        target: where it is.
+        asked: the request.
+        patience: seconds since the last tokens, or the beginning, after which a target that was lost is given up.
+        dial: how to reach it; default: over gRPC.
 
     Raises:
         GlsnetError: the target cannot be reached, refuses, or fails.
     """
-    async with aclosing(_replies(target, METHOD, _request(asked))) as replies:
-        async for data in replies:
-            yield _from_reply(data)
+    loop, made = asyncio.get_running_loop(), list(asked.made)
+    since = loop.time()
+    while True:
+        try:
+            attempt = replace(asked, made=tuple(made))
+            async with aclosing(_replies(target, METHOD, _request(attempt), dial)) as replies:
+                async for data in replies:
+                    item = _from_reply(data)
+                    if isinstance(item, Piece):
+                        made += item.tokens
+                        since = loop.time()
+                    else:
+                        item.tokens = len(made) - len(asked.made)
+                    yield item
+            return
+        except TransportError as error:
+            if loop.time() - since + RETRY_SECONDS > patience:
+                raise
+            log.warning("%s; asking to go on after %d tokens", error, len(made))
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -144,29 +237,28 @@ class Status:
     drafting: int
 
 
-async def serve_status(context: rpc.Context, session: TargetSession) -> None:
+async def serve_status(pipe: Pipe, session: TargetSession) -> None:
     """The target's handler of STATUS."""
-    await rpc.read(context)
+    await pipe.read()
     model = session.model
-    await context.write(pb.StatusReply(model=model.name, vocabulary=model.vocabulary, context=model.context,
+    await pipe.write(pb.StatusReply(model=model.name, vocabulary=model.vocabulary, context=model.context,
                                        streams=session.decoders, drafting=session.drafting).SerializeToString())
 
 
 async def status(target: str) -> Status:
     """Ask the target at HOST:PORT; raises GlsnetError if it cannot be reached."""
-    async with aclosing(_replies(target, STATUS, pb.StatusRequest())) as replies:
+    async with aclosing(_replies(target, STATUS, pb.StatusRequest(), None)) as replies:
         reply = rpc.parsed(pb.StatusReply, await anext(replies, b""))
         return Status(reply.model, reply.vocabulary, reply.context, reply.streams, reply.drafting)
 
 
-async def _replies(target: str, method: str, request: Message) -> AsyncGenerator[bytes]:
+async def _replies(target: str, method: str, request: Message, dial: Dial | None) -> AsyncGenerator[bytes]:
     """What a target answers to one message, to the end."""
     peer = f"target {target}"
-    async with rpc.dial(target, method, peer) as call:
-        await rpc.send(call, peer, request.SerializeToString())
-        with rpc.translated(peer):
-            await call.done_writing()
-        while (data := await rpc.receive(call, peer)) is not None:
+    async with dial(target, peer) if dial is not None else rpc.dial(target, method, peer) as call:
+        await call.write(request.SerializeToString())
+        await call.close()
+        while (data := await call.read()) is not None:
             yield data
 
 

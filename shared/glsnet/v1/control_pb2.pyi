@@ -18,16 +18,22 @@ class Order(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., samples: _Optional[_Union[Samples, _Mapping]] = ..., draw: _Optional[_Union[Draw, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("session", "seed", "terms", "decoder")
+    __slots__ = ("session", "seed", "terms", "decoder", "next_round", "patience", "wait_for")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
     DECODER_FIELD_NUMBER: _ClassVar[int]
+    NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FOR_FIELD_NUMBER: _ClassVar[int]
     session: str
     seed: bytes
     terms: _exchange_pb2.Terms
     decoder: Decoder
-    def __init__(self, session: _Optional[str] = ..., seed: _Optional[bytes] = ..., terms: _Optional[_Union[_exchange_pb2.Terms, _Mapping]] = ..., decoder: _Optional[_Union[Decoder, _Mapping]] = ...) -> None: ...
+    next_round: int
+    patience: float
+    wait_for: int
+    def __init__(self, session: _Optional[str] = ..., seed: _Optional[bytes] = ..., terms: _Optional[_Union[_exchange_pb2.Terms, _Mapping]] = ..., decoder: _Optional[_Union[Decoder, _Mapping]] = ..., next_round: _Optional[int] = ..., patience: _Optional[float] = ..., wait_for: _Optional[int] = ...) -> None: ...
 
 class Decoder(_message.Message):
     __slots__ = ("encoder", "stream", "slope", "intercept", "residual")
@@ -72,8 +78,28 @@ class Report(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., outcomes: _Optional[_Union[Outcomes, _Mapping]] = ..., closed: _Optional[_Union[Closed, _Mapping]] = ..., drawn: _Optional[_Union[Drawn, _Mapping]] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("next_round",)
+    NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    next_round: int
+    def __init__(self, next_round: _Optional[int] = ...) -> None: ...
+
+class Header(_message.Message):
+    __slots__ = ("session", "seed_digest", "party")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SEED_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    seed_digest: str
+    party: bytes
+    def __init__(self, session: _Optional[str] = ..., seed_digest: _Optional[str] = ..., party: _Optional[bytes] = ...) -> None: ...
+
+class Recorded(_message.Message):
+    __slots__ = ("indices", "outcomes")
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    indices: _exchange_pb2.Indices
+    outcomes: Outcomes
+    def __init__(self, indices: _Optional[_Union[_exchange_pb2.Indices, _Mapping]] = ..., outcomes: _Optional[_Union[Outcomes, _Mapping]] = ...) -> None: ...
 
 class Outcomes(_message.Message):
     __slots__ = ("first_round", "count", "message", "stream", "node", "reconstruction", "pixels")

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Frame(_message.Message):
-    __slots__ = ("join", "terms", "indices", "end", "ack", "refusal", "candidates", "darts", "verdicts", "everything", "drafts", "accepted", "wanted", "row", "prompt", "done", "spent")
+    __slots__ = ("join", "terms", "indices", "end", "ack", "refusal", "candidates", "darts", "verdicts", "everything", "drafts", "accepted", "wanted", "row", "prompt", "done", "spent", "lost", "check")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
     INDICES_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,8 @@ class Frame(_message.Message):
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     SPENT_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     join: Join
     terms: Terms
     indices: Indices
@@ -42,19 +44,25 @@ class Frame(_message.Message):
     prompt: Prompt
     done: Done
     spent: Spent
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., indices: _Optional[_Union[Indices, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., candidates: _Optional[_Union[Turn, _Mapping]] = ..., darts: _Optional[_Union[Turn, _Mapping]] = ..., verdicts: _Optional[_Union[Turn, _Mapping]] = ..., everything: _Optional[_Union[Turn, _Mapping]] = ..., drafts: _Optional[_Union[Tokens, _Mapping]] = ..., accepted: _Optional[_Union[Tokens, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., spent: _Optional[_Union[Spent, _Mapping]] = ...) -> None: ...
+    lost: Lost
+    check: int
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., indices: _Optional[_Union[Indices, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., candidates: _Optional[_Union[Turn, _Mapping]] = ..., darts: _Optional[_Union[Turn, _Mapping]] = ..., verdicts: _Optional[_Union[Turn, _Mapping]] = ..., everything: _Optional[_Union[Turn, _Mapping]] = ..., drafts: _Optional[_Union[Tokens, _Mapping]] = ..., accepted: _Optional[_Union[Tokens, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., spent: _Optional[_Union[Spent, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., check: _Optional[int] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("session", "stream", "expected", "streams")
+    __slots__ = ("session", "stream", "expected", "streams", "next_round", "party")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    PARTY_FIELD_NUMBER: _ClassVar[int]
     session: str
     stream: int
     expected: Terms
     streams: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session: _Optional[str] = ..., stream: _Optional[int] = ..., expected: _Optional[_Union[Terms, _Mapping]] = ..., streams: _Optional[_Iterable[int]] = ...) -> None: ...
+    next_round: int
+    party: bytes
+    def __init__(self, session: _Optional[str] = ..., stream: _Optional[int] = ..., expected: _Optional[_Union[Terms, _Mapping]] = ..., streams: _Optional[_Iterable[int]] = ..., next_round: _Optional[int] = ..., party: _Optional[bytes] = ...) -> None: ...
 
 class Terms(_message.Message):
     __slots__ = ("protocol", "seed_digest", "scheme", "decoders", "l_max", "width", "normal", "stream", "finite", "packing", "vocabulary", "images")
@@ -152,6 +160,12 @@ class Ack(_message.Message):
     next_round: int
     def __init__(self, next_round: _Optional[int] = ...) -> None: ...
 
+class Lost(_message.Message):
+    __slots__ = ("next_round",)
+    NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    next_round: int
+    def __init__(self, next_round: _Optional[int] = ...) -> None: ...
+
 class Refusal(_message.Message):
     __slots__ = ("reason",)
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -159,7 +173,7 @@ class Refusal(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Prompt(_message.Message):
-    __slots__ = ("request", "seed", "scheme", "drafts", "length", "max_tokens", "temperatures", "top_k", "top_p", "count", "packed", "checksum")
+    __slots__ = ("request", "seed", "scheme", "drafts", "length", "max_tokens", "temperatures", "top_k", "top_p", "count", "packed", "checksum", "made", "ahead")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     SCHEME_FIELD_NUMBER: _ClassVar[int]
@@ -172,6 +186,8 @@ class Prompt(_message.Message):
     COUNT_FIELD_NUMBER: _ClassVar[int]
     PACKED_FIELD_NUMBER: _ClassVar[int]
     CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
     request: int
     seed: int
     scheme: str
@@ -184,7 +200,9 @@ class Prompt(_message.Message):
     count: int
     packed: bytes
     checksum: int
-    def __init__(self, request: _Optional[int] = ..., seed: _Optional[int] = ..., scheme: _Optional[str] = ..., drafts: _Optional[int] = ..., length: _Optional[int] = ..., max_tokens: _Optional[int] = ..., temperatures: _Optional[_Iterable[float]] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., count: _Optional[int] = ..., packed: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
+    made: int
+    ahead: int
+    def __init__(self, request: _Optional[int] = ..., seed: _Optional[int] = ..., scheme: _Optional[str] = ..., drafts: _Optional[int] = ..., length: _Optional[int] = ..., max_tokens: _Optional[int] = ..., temperatures: _Optional[_Iterable[float]] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., count: _Optional[int] = ..., packed: _Optional[bytes] = ..., checksum: _Optional[int] = ..., made: _Optional[int] = ..., ahead: _Optional[int] = ...) -> None: ...
 
 class Tokens(_message.Message):
     __slots__ = ("request", "position", "count", "packed", "probabilities")

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "max_tokens", "seed", "temperature", "top_k", "top_p", "stop", "scheme", "drafts", "length", "draft_temperatures")
+    __slots__ = ("prompt", "max_tokens", "seed", "temperature", "top_k", "top_p", "stop", "scheme", "drafts", "length", "draft_temperatures", "made", "ahead")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,8 @@ class GenerateRequest(_message.Message):
     DRAFTS_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     DRAFT_TEMPERATURES_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     max_tokens: int
     seed: int
@@ -31,7 +33,9 @@ class GenerateRequest(_message.Message):
     drafts: int
     length: int
     draft_temperatures: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, prompt: _Optional[str] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., stop: _Optional[_Iterable[str]] = ..., scheme: _Optional[str] = ..., drafts: _Optional[int] = ..., length: _Optional[int] = ..., draft_temperatures: _Optional[_Iterable[float]] = ...) -> None: ...
+    made: _containers.RepeatedScalarFieldContainer[int]
+    ahead: int
+    def __init__(self, prompt: _Optional[str] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., stop: _Optional[_Iterable[str]] = ..., scheme: _Optional[str] = ..., drafts: _Optional[int] = ..., length: _Optional[int] = ..., draft_temperatures: _Optional[_Iterable[float]] = ..., made: _Optional[_Iterable[int]] = ..., ahead: _Optional[int] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
     __slots__ = ("piece", "finished")
@@ -52,7 +56,7 @@ class Piece(_message.Message):
     def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., agreed: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("reason", "tokens", "blocks", "drafted", "accepted", "tokens_sent", "probabilities_sent", "rows_sent", "round_trips", "seconds", "draft_seconds", "verify_seconds", "wait_seconds", "information_down", "information_up", "traffic", "alone", "context")
+    __slots__ = ("reason", "tokens", "blocks", "drafted", "accepted", "tokens_sent", "probabilities_sent", "rows_sent", "round_trips", "seconds", "draft_seconds", "verify_seconds", "wait_seconds", "information_down", "information_up", "traffic", "alone", "context", "late_drafts", "wasted")
     REASON_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +75,8 @@ class Finished(_message.Message):
     TRAFFIC_FIELD_NUMBER: _ClassVar[int]
     ALONE_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    LATE_DRAFTS_FIELD_NUMBER: _ClassVar[int]
+    WASTED_FIELD_NUMBER: _ClassVar[int]
     reason: str
     tokens: int
     blocks: int
@@ -89,7 +95,9 @@ class Finished(_message.Message):
     traffic: _exchange_pb2.Traffic
     alone: bool
     context: int
-    def __init__(self, reason: _Optional[str] = ..., tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., drafted: _Optional[_Iterable[int]] = ..., accepted: _Optional[_Iterable[int]] = ..., tokens_sent: _Optional[int] = ..., probabilities_sent: _Optional[int] = ..., rows_sent: _Optional[int] = ..., round_trips: _Optional[int] = ..., seconds: _Optional[float] = ..., draft_seconds: _Optional[float] = ..., verify_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., information_down: _Optional[int] = ..., information_up: _Optional[int] = ..., traffic: _Optional[_Union[_exchange_pb2.Traffic, _Mapping]] = ..., alone: _Optional[bool] = ..., context: _Optional[int] = ...) -> None: ...
+    late_drafts: int
+    wasted: int
+    def __init__(self, reason: _Optional[str] = ..., tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., drafted: _Optional[_Iterable[int]] = ..., accepted: _Optional[_Iterable[int]] = ..., tokens_sent: _Optional[int] = ..., probabilities_sent: _Optional[int] = ..., rows_sent: _Optional[int] = ..., round_trips: _Optional[int] = ..., seconds: _Optional[float] = ..., draft_seconds: _Optional[float] = ..., verify_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., information_down: _Optional[int] = ..., information_up: _Optional[int] = ..., traffic: _Optional[_Union[_exchange_pb2.Traffic, _Mapping]] = ..., alone: _Optional[bool] = ..., context: _Optional[int] = ..., late_drafts: _Optional[int] = ..., wasted: _Optional[int] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()

@@ -1,0 +1,91 @@
+"""What is to be coded, by whom, and what came of it: what every way to run has in common.
+
+    Plan       samples, and the halves of a code
+    Parties    services that run
+    Drawn      one frame's samples, and what was drawn for them
+    Ended      the end of a run
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from glsnet.compression import DecoderCode, EncoderCode, Outcomes, Samples
+from glsnet.faults import Fault
+from glsnet.frames import Terms
+from glsnet.sources.gaussian import SideInformation
+from glsnet.transport.exchange import PATIENCE, Metered
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Rounds in which a decoder was missing: they came after it had been given up, if they came at all."""
+
+    decoder: int
+    first_round: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Parties:
+    """Addresses, HOST:PORT, of services that run; `links` are those by which each decoder reaches the encoder."""
+
+    encoder: str
+    decoders: list[str]
+    links: list[str] | None = None
+
+    def encoder_for(self, k: int) -> str:
+        """The encoder's address, as decoder k is to dial it."""
+        return self.encoder if self.links is None else self.links[k]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One frame's samples, R and [R, K] of them, and what the parties drew for them."""
+
+    a: Samples
+    t: Samples
+    y: Outcomes
+    x: list[Outcomes]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of a run: the digest of all indices, and each decoder's bytes; those of the network only over gRPC.
+
+    A decoder that was missing at the end has no bytes; `missing` says in which rounds one was; `faults` what was
+    asked for and what came of it. `seconds`
+    says, over gRPC, on what each party has spent them, the encoder first; `elapsed` is the lab's.
+    """
+
+    digest: bytes
+    metered: Sequence[Metered | None]
+    on_network: bool
+    seconds: list[dict[str, float]] = field(default_factory=list)
+    elapsed: float = math.nan
+    missing: list[Gap] = field(default_factory=list)
+    faults: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be coded, and by which halves of a code.
+
+    `decoders` makes each decoder's half where all runs in this process; services make it from the terms and, of a
+    Gaussian source, `sides`. `frames()` gives a and t, R and [R, K] samples, frame by frame. `options` are those of
+    parties that are started here, as `faults` are theirs; `patience` is the lab's with a decoder, and `every` the time
+    between one frame and the next, seconds.
+    """
+
+    transport: str
+    seed: bytes
+    code: EncoderCode
+    decoders: Sequence[Callable[[Terms], DecoderCode]]
+    sides: Sequence[SideInformation | None]
+    frames: Callable[[], Iterator[tuple[Samples, Samples]]]
+    options: tuple[str, ...] = ()
+    patience: float = PATIENCE
+    every: float = 0.0
+    faults: tuple[Fault, ...] = ()
+    fault_seed: int = 1
