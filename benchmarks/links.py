@@ -2,7 +2,8 @@
 
 Each fault has a link of its own, in one process; this process is at both ends, so that one clock tells. Delays are one
 way, of single chunks, each sent once the one before has come; `late` is realised less what the seed draws. Rates are of
-a saturated link, from the first bytes that come to the last. Exits with 1 if an error is beyond what is allowed.
+a saturated link, from the first bytes that come to the last. Exits with 1 if an error is beyond what is allowed: as a
+busy machine is late now and then, of delays what is judged is half of all chunks' lateness, and that none is early.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +25,11 @@ SEED = 7
 CHUNKS = 500
 SECONDS = 3.0  # of each rate
 LAW = 200_000  # draws that stand for a distribution
-ALLOWED = 0.05  # of a mean, median or rate; of what is later than drawn 2 ms, if that is more
-ALLOWED_SECONDS = 0.002
-ALLOWED_SPREAD = 0.15
+ALLOWED = 0.05  # of a rate, a gap, or a mean delay,
+ALLOWED_SECONDS = 0.002  # or so much of a delay, if that is more
+EARLY = 0.0005  # seconds
 
-LATENCIES = [
+LATENCIES: list[dict[str, Any]] = [
     {"delay": 0.0},
     {"delay": 0.02},
     {"delay": 0.02, "jitter": 0.01, "distribution": "uniform"},
@@ -80,9 +82,8 @@ def _latency(number: int, fault: Fault, near: socket.socket, far: socket.socket)
     late = 1000 * np.quantile(realised - drawn, (0.5, 0.99))
     print(f"{fault.distribution or 'constant':24}"
           + "  ".join(f"{x:8.2f} {y:8.2f}" for x, y in zip(asked, got, strict=True)) + f"{late[0]:11.2f}{late[1]:9.2f}")
-    beyond = abs(realised.mean() - drawn.mean()) > max(ALLOWED * drawn.mean(), ALLOWED_SECONDS)
-    spread = abs(realised.std() - drawn.std()) > max(ALLOWED_SPREAD * drawn.std(), ALLOWED_SECONDS)
-    return _allowed(not (beyond or spread))
+    early, median = (realised - drawn).min(), np.median(realised - drawn)
+    return _allowed(bool(early > -EARLY and median < max(ALLOWED * drawn.mean(), ALLOWED_SECONDS)))
 
 
 def _one(near: socket.socket, far: socket.socket) -> float:
@@ -111,7 +112,8 @@ def _slices(_: int, fault: Fault, near: socket.socket, far: socket.socket) -> bo
     assert fault.size is not None and fault.gap is not None
     count = 50000 // fault.size
     near.sendall(bytes(count * fault.size))
-    sizes, times = [], []
+    sizes: list[int] = []
+    times: list[float] = []
     while sum(sizes) < count * fault.size:
         sizes.append(len(far.recv(1 << 20)))
         times.append(time.monotonic())

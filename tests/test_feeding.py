@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import signal
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,7 +15,7 @@ from processes import Service, at_once, cutting, gaussian_plan, service
 
 from glsnet.compression import Outcomes, terms_of
 from glsnet.errors import TermsError
-from glsnet.lab.feeding import Conduct, Feeding, Frame, absent
+from glsnet.lab.feeding import WINDOW, Conduct, Feeding, Frame, absent
 from glsnet.lab.plan import Gap, Plan
 from glsnet.lab.processes import Process
 from glsnet.lab.runner import play
@@ -105,35 +104,44 @@ def test_every_frame_is_taken_once_and_in_order(services: list[Service], expecte
             taken = await fed(feeding, undisturbed)
             encoder, decoders = await feeding.closings()
         assert_same(taken, expected, [])
-        assert feeding.gaps == []
+        assert feeding.gaps == [] and encoder is not None
         assert [feed.calls for feed in (feeding.encoder, *feeding.decoders)] == [1, 1, 1]
         assert [each is not None and each.digest == encoder.digest for each in decoders] == [True, True]
         assert encoder.rounds == 2030
     asyncio.run(run())
 
 
-def test_calls_that_are_lost_are_made_again_and_nothing_is_taken_twice(
-        services: list[Service], expected: list[Taken]) -> None:
-    """The lab's calls alone; without journals the parties have forgotten the session."""
-    async def run() -> None:
+@pytest.mark.parametrize("journals", [False, True])
+def test_calls_that_are_lost_are_made_again_and_nothing_is_lost_or_taken_twice(
+        services: list[Service], expected: list[Taken], tmp_path: Path, journals: bool) -> None:
+    """The lab's calls alone. Without a journal a party forgets the session, and at its very end what it did last."""
+    frames = len(expected)
+
+    async def run(parties: list[Service]) -> None:
         with ExitStack() as stack:
-            proxies = [stack.enter_context(cutting(each.address)) for each in services]
+            proxies = [stack.enter_context(cutting(each.address)) for each in parties]
 
             async def cut(n: int, _: Taken) -> None:
-                if n % 5 == 0:
+                if n % 5 == 0 and (journals or n < frames - 2 * WINDOW):
                     proxies[n // 5 % 3].cut()
+                elif journals and n > frames - WINDOW:
+                    proxies[n % 3].cut()
 
-            feeding = feeding_of(PLAN, [each.address for each in proxies], services[0].address)
+            plan = replace(PLAN, patience=3.0) if journals else PLAN
+            feeding = feeding_of(plan, [each.address for each in proxies], parties[0].address)
             async with feeding.running():
                 taken = await fed(feeding, cut)
-                encoder, decoders = await feeding.closings()
+                closings = await feeding.closings()
         assert_same(taken, expected, [])
         assert feeding.gaps == []
         assert all(feed.calls >= 2 for feed in (feeding.encoder, *feeding.decoders))
-        assert encoder.rounds == 2030 and all(each is None or each.rounds == 2030 for each in decoders)
-    since = time.monotonic()
-    asyncio.run(run())
-    assert time.monotonic() - since < PLAN.patience  # nobody was given up
+        if not journals:
+            assert [each is not None and each.rounds for each in (closings[0], *closings[1])] == [2030] * 3
+
+    with ExitStack() as stack:
+        asyncio.run(run(services if not journals else at_once(*(
+            partial(stack.enter_context, service(f"{module}_service", "--journal", str(tmp_path / name)))
+            for module, name in (("encoder", "encoder"), ("decoder", "one"), ("decoder", "two"))))))
 
 
 def test_a_decoder_that_stands_still_has_a_gap_and_is_back_when_it_has_caught_up(
@@ -205,7 +213,7 @@ def test_a_run_ends_without_a_decoder_that_never_starts(
             encoder, decoders = await feeding.closings()
         assert feeding.gaps == [Gap(1, 0, 2030)]
         assert_same(taken, expected, feeding.gaps)
-        assert encoder.rounds == 2030 and decoders[0] is not None and decoders[1] is None
+        assert encoder is not None and encoder.rounds == 2030 and decoders[0] is not None and decoders[1] is None
     asyncio.run(run(Process("never", "decoder_service", [], tmp_path)))
 
 

@@ -29,7 +29,7 @@ from glsnet.images.model import Model, Shape, load
 from glsnet.images.networks import Sizes
 from glsnet.images.pictures import crops, halves
 from glsnet.lab import images as lab
-from glsnet.lab.runner import Parties
+from glsnet.lab.plan import Parties
 from glsnet.lab.settings import ImagesRun
 from glsnet.race import candidates, listed_race
 from glsnet.randomness import MAX_STREAMS, seed_from_integer, session_key

@@ -57,7 +57,7 @@ def test_a_sweep_is_its_manifest_and_its_records(tmp_path: Path, scenario: Scena
     assert manifest.keys() >= {"started", "versions", "machine"}
     for cell, record in zip(scenarios.cells(scenario), records, strict=True):
         assert record["number"] == cell.number
-        assert record["cell"] == {"settings": cell.settings.model_dump(), "repetition": cell.repetition}
+        assert record["cell"] == {"settings": cell.settings.model_dump(mode="json"), "repetition": cell.repetition}
         assert {key: record[key] for key in ("result", "timing")} == fake(cell)
 
 

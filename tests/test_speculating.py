@@ -218,7 +218,7 @@ def test_a_client_that_goes_away_ends_its_request() -> None:
             async for reply in call:
                 assert isinstance(reply, Piece)
                 break
-            await call.aclose()  # type: ignore[attr-defined]
+            await call.aclose()
             assert (await net.text(asked_of("gls")))[0] == here(asked_of("gls"))[0]
             await until(lambda: net.drafters[0].requests == 0)
     asyncio.run(run())

@@ -5,7 +5,7 @@ import json
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ class Links:
         address: what each party dials, HOST:PORT, by the party's name.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self.address: dict[str, str] = {}
-        self._process = process
+        self._process, self._log = process, log
         self._turn = asyncio.Lock()
 
     async def start(self) -> None:
@@ -47,13 +47,12 @@ class Links:
     async def said(self) -> dict[str, Any]:
         """The process's next line; raises TransportError if there is none."""
         assert self._process.stdout is not None
-        line = await asyncio.wait_for(self._process.stdout.readline(), START_SECONDS)
-        if not line:
-            assert self._process.stderr is not None
-            raise TransportError("links: expected their process to go on, it ended; it said:\n"
-                                 + (await self._process.stderr.read()).decode())
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        with suppress(TimeoutError):
+            if line := await asyncio.wait_for(self._process.stdout.readline(), START_SECONDS):
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-5:])
+        raise TransportError(f"links: expected an answer within {START_SECONDS:.0f} s, got none; their log:\n{tail}")
 
     async def _ask(self, order: dict[str, Any]) -> Any:
         assert self._process.stdin is not None
@@ -83,13 +82,15 @@ async def links(to: str, names: Sequence[str], faults: Sequence[Fault], seed: in
     with tempfile.TemporaryDirectory(prefix="glsnet-") as folder:
         tables = Path(folder, "faults.json")
         tables.write_text(json.dumps([_table(fault) for fault in faults]), "utf-8")
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "glsnet.transport.links", f"--to={to}", f"--faults={tables}", f"--seed={seed}",
-            f"--journal={journal}", *(f"--link={name}" for name in names), stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True, limit=1 << 24,
-        )
+        log = Path(folder, "links.log")
+        with log.open("wb") as handle:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "glsnet.transport.links", f"--to={to}", f"--faults={tables}", f"--seed={seed}",
+                f"--journal={journal}", *(f"--link={name}" for name in names), stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE, stderr=handle, start_new_session=True, limit=1 << 24,
+            )
         try:
-            made = Links(process)
+            made = Links(process, log)
             made.address = (await made.said())["links"]
             yield made
         finally:

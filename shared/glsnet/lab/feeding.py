@@ -11,14 +11,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
 from glsnet.compression import Outcomes, Samples
 from glsnet.errors import FrameError, GlsnetError, TransportError
-from glsnet.lab.plan import Gap
+from glsnet.lab.plan import Gap, add_gap
 from glsnet.transport.control import Closed, Conductor, Resume
 
 WINDOW = 8  # frames that a party is given beyond the last that all have drawn
@@ -186,7 +186,7 @@ class Feeding:
                 raise FrameError(f"round {y.first_round}: a decoder took other indices than the encoder sent")
             for k, each in enumerate(x):
                 if each is None:
-                    self._missed(k, y)
+                    add_gap(self.gaps, k, y.first_round, y.message.size)
             self._taken += 1
             self.next_round += y.message.size
             while self._first < self._taken:
@@ -290,14 +290,6 @@ class Feeding:
     def _troubles(self) -> str:
         """What has gone wrong at each party that gives no outcomes."""
         return "".join(f"; {feed.trouble}" for feed in (self.encoder, *self.decoders) if feed.trouble is not None)
-
-    def _missed(self, decoder: int, y: Outcomes) -> None:
-        gap = Gap(decoder, y.first_round, y.message.size)
-        for at, last in enumerate(self.gaps):
-            if (last.decoder, last.first_round + last.rounds) == (decoder, y.first_round):
-                self.gaps[at] = replace(last, rounds=last.rounds + y.message.size)
-                return
-        self.gaps.append(gap)
 
 
 def absent(y: Outcomes, like: Samples | None) -> Outcomes:

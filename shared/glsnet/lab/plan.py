@@ -8,7 +8,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from glsnet.compression import DecoderCode, EncoderCode, Outcomes, Samples
@@ -25,6 +25,15 @@ class Gap:
     decoder: int
     first_round: int
     rounds: int
+
+
+def add_gap(gaps: list[Gap], decoder: int, first_round: int, rounds: int) -> None:
+    """One more, or one that goes on."""
+    for at, last in enumerate(gaps):
+        if (last.decoder, last.first_round + last.rounds) == (decoder, first_round):
+            gaps[at] = replace(last, rounds=last.rounds + rounds)
+            return
+    gaps.append(Gap(decoder, first_round, rounds))
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,12 @@ class Process:
             await self._said(self._then)
         return self.address
 
+    @property
+    def pid(self) -> int:
+        """Of the process, once it was started."""
+        assert self._process is not None
+        return self._process.pid
+
     def reserve(self) -> str:
         """An address to start at later: a port that is free now."""
         with socket.socket() as taken:

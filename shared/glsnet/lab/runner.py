@@ -31,7 +31,7 @@ from glsnet.frames import Terms, Traffic, carried
 from glsnet.lab import simulation
 from glsnet.lab.feeding import Conduct, Feeding, absent
 from glsnet.lab.nature import Nature
-from glsnet.lab.plan import Drawn, Ended, Gap, Parties, Plan
+from glsnet.lab.plan import Drawn, Ended, Gap, Parties, Plan, add_gap
 from glsnet.lab.processes import local_parties
 from glsnet.lab.settings import GaussianRun
 from glsnet.lab.tally import Tally
@@ -134,7 +134,9 @@ async def _simulated(plan: Plan) -> AsyncGenerator[Drawn | Ended | None]:
     for (a, t), (_, y) in zip(plan.frames(), run.encoder.reports, strict=True):
         digest.update(y.message.astype("<u2").tobytes())
         x = [each.get(rounds) for each in of]
-        gaps += [Gap(k, rounds, len(a)) for k, each in enumerate(x) if each is None]
+        for k, each in enumerate(x):
+            if each is None:
+                add_gap(gaps, k, rounds, len(a))
         like = next((each.reconstruction for each in x if each is not None), None)
         yield Drawn(a, t, y, [each or absent(y, like) for each in x])
         rounds += len(a)
@@ -247,7 +249,9 @@ def bits_of(ended: Ended, samples: int, l_max: int) -> dict[str, Any]:
 
 
 def per_sample(traffic: Sequence[Traffic], samples: int, on_network: bool) -> dict[str, float | None]:
-    """Bits per sample at each layer below the indices' information, the mean over the decoders given."""
+    """Bits per sample at each layer below the indices' information, the mean over the decoders given, None of none."""
+    if not traffic:
+        return dict.fromkeys(("packed", "protobuf", "stream", "ip"))
     scale = 8 / (samples * len(traffic))
     ip = [each.ip for each in traffic if each.ip is not None]
     return {

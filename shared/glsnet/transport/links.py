@@ -17,13 +17,15 @@ whatever one read gives, up to 64 KiB:
 - reset_peer resets what is open (RST), and what is accepted while it lasts; with `down`, nobody listens either.
 
 At most 1 MiB is held per stream, and little that waits for a slow link; then nothing is read, and TCP slows the sender.
-Accepting takes no time. Delays are kept to a millisecond, which is how finely asyncio waits.
+Accepting takes no time. A process has at most 1024 sockets, two for each connection.
 """
 
 import asyncio
+import itertools
 import json
 import math
 import random
+import selectors
 import signal
 import socket
 import struct
@@ -70,10 +72,16 @@ def main(
     links.jsonl`, with `[{"on": "decoder *", "kind": "bandwidth", "rate": 10000, "at": 5, "for": 10}]` in slow.json.
     """
     try:
-        asyncio.run(_serve(to, link, _read(faults), seed, journal))
+        with asyncio.Runner(loop_factory=_fine_loop) as runner:
+            runner.run(_serve(to, link, _read(faults), seed, journal))
     except GlsnetError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2 if isinstance(error, CallerError) else 1) from None
+
+
+def _fine_loop() -> asyncio.AbstractEventLoop:
+    """One that waits to the microsecond; those of epoll wait to the next millisecond."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
 def _read(path: Path | None) -> tuple[Fault, ...]:
@@ -144,6 +152,7 @@ async def _control(links: Sequence["Link"], faults: Iterable[Fault], begin: Call
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     known = dict(enumerate(faults))
+    numbers = itertools.count(len(known))
     started = False
 
     async def obey(order: Any) -> dict[str, Any]:
@@ -158,7 +167,7 @@ async def _control(links: Sequence["Link"], faults: Iterable[Fault], begin: Call
                 return {"start": True}
             case {"add": dict(table)}:
                 (fault,) = _checked([table])
-                number = max(known, default=-1) + 1
+                number = next(numbers)
                 known[number] = fault
                 for link in links if started else ():
                     link.follow(number, fault, loop.time())
