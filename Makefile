@@ -1,13 +1,17 @@
 # The README's two commands are `make demo` and `make test`; each sets up .venv by itself.
 PYTHON ?= python3
 
-.PHONY: help demo test lint bench links proto clean
+.PHONY: help demo test lint bench links chaos load agreement fuzz proto clean
 
 help:
 	@echo "make demo    one encoder and four decoders compress 50,000 samples over gRPC, then images, a small sweep, its report, and some text"
 	@echo "make test    ruff, mypy and the tests"
 	@echo "make bench   the speed claims, as ratios within one run"
 	@echo "make links   what links that misbehave were asked for, and what comes of it"
+	@echo "make chaos   1,000 random runs in virtual time and 50 between processes: is anything lost? (a quarter of an hour)"
+	@echo "make load    64 decoder streams, then 32 generations with 8 draft servers, two minutes each"
+	@echo "make agreement   the simulator's time per block beside that of real links"
+	@echo "make fuzz    a million wrong inputs into every entry point"
 	@echo "make proto   regenerate shared/glsnet/v1 from proto/"
 	@echo "make clean   remove .venv and caches"
 
@@ -45,6 +49,19 @@ bench: .venv/.installed-dev
 
 links: .venv/.installed
 	.venv/bin/python benchmarks/links.py
+
+chaos: .venv/.installed
+	.venv/bin/glsnet chaos --runs 1000
+	.venv/bin/glsnet chaos --runs 50 --transport grpc
+
+load: .venv/.installed
+	.venv/bin/python benchmarks/load.py
+
+agreement: .venv/.installed
+	.venv/bin/python benchmarks/agreement.py
+
+fuzz: .venv/.installed-dev
+	.venv/bin/python benchmarks/fuzz.py --inputs 1000000
 
 proto: .venv/.installed-dev
 	.venv/bin/python -m grpc_tools.protoc -Iproto --python_out=shared --pyi_out=shared proto/glsnet/v1/*.proto

@@ -26,11 +26,10 @@ from glsnet.generation import Asked, Piece
 from glsnet.lab import nature
 from glsnet.lab.plan import Drawn, Parties, Plan
 from glsnet.lab.processes import JOINED, Process, stopped
-from glsnet.lab.runner import play
+from glsnet.lab.runner import given_side, play
 from glsnet.lab.settings import GaussianRun
 from glsnet.lab.tuning import code_of
 from glsnet.randomness import seed_from_integer
-from glsnet.sources.gaussian import Gaussian, SideInformation
 from glsnet.transport import speculating
 
 STREAMS, SERVICES = 64, 4  # a decoder service takes many sessions: 16 streams each
@@ -66,15 +65,11 @@ async def decoders(seconds: float) -> tuple[Times, dict[str, list[int]]]:
                 last = loop.time()
 
             made = frames()
-            plan = Plan("grpc", seed_from_integer(1), code, [decoding(partial(_given, side)) for side in samples.sides],
-                        samples.sides, lambda: made)
+            decodings = [decoding(partial(given_side, side)) for side in samples.sides]
+            plan = Plan("grpc", seed_from_integer(1), code, decodings, samples.sides, lambda: made)
             addresses = [others[k % SERVICES].address for k in range(STREAMS)]
             memory = await _watched([encoder, *others], play(plan, Parties(encoder.address, addresses), take))
     return times[20:], memory  # after the first frames, which compile
-
-
-def _given(side: SideInformation, source: Gaussian) -> SideInformation:
-    return side
 
 
 async def generations(seconds: float) -> tuple[Times, dict[str, list[int]]]:

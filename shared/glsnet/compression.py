@@ -27,7 +27,7 @@ from glsnet.randomness import SEED_BYTES, seed_digest, session_key
 
 Samples = NDArray[Any]  # R of them: float64 [R] of a Gaussian source, uint8 [R, pixels] of images
 ACK_FRAMES = 8  # a decoder acknowledges every so many frames, and the end
-WINDOW_FRAMES = 2 * ACK_FRAMES  # that a decoder is sent beyond its last Ack
+WINDOW_FRAMES = 8 * ACK_FRAMES  # that a decoder is sent beyond its last Ack
 HISTORY_BYTES = 1 << 24  # of frames that an encoder keeps for decoders that are behind
 FRAME_BYTES = 512  # that a frame takes besides its indices
 

@@ -29,14 +29,13 @@ from glsnet.journal import Entry
 from glsnet.lab import nature, simulation
 from glsnet.lab.plan import Drawn, Plan
 from glsnet.lab.processes import JOINED, Process, stopped
-from glsnet.lab.runner import play
+from glsnet.lab.runner import given_side, play
 from glsnet.lab.settings import GaussianRun
 from glsnet.lab.simulation import Requests, Rounds, Told
 from glsnet.lab.trouble import troubled
 from glsnet.lab.tuning import code_of
 from glsnet.language.synthetic import SyntheticModel
 from glsnet.randomness import seed_from_integer
-from glsnet.sources.gaussian import Gaussian, SideInformation
 from glsnet.speculation import TargetSession, generate
 from glsnet.transport import speculating
 
@@ -144,12 +143,8 @@ def plan_of(trial: Trial, transport: str) -> Plan:
                            sigma2=0.01, seed=trial.seed)
     samples = nature.synthetic(settings)
     code = code_of(settings, samples.source, samples.sides)
-    decodings = [decoding(partial(_given, side)) for side in samples.sides]
+    decodings = [decoding(partial(given_side, side)) for side in samples.sides]
     return Plan(transport, seed_from_integer(trial.seed), code, decodings, samples.sides, samples.frames)
-
-
-def _given(side: SideInformation, source: Gaussian) -> SideInformation:
-    return side
 
 
 def undisturbed(plan: Plan) -> tuple[list[Entry], list[list[Outcomes]]]:

@@ -21,6 +21,7 @@ from glsnet.faults import faults_of
 from glsnet.lab import (
     cli_chaos,
     cli_generate,
+    cli_latency,
     cli_report,
     cli_speculation,
     cli_sweep,
@@ -35,7 +36,7 @@ from glsnet.lab import nature as natures
 from glsnet.lab.cli_sweep import DataOption, folder_for
 from glsnet.lab.pairs import Pair, language_pairs, read_pairs
 from glsnet.lab.plan import Drawn, Parties
-from glsnet.lab.settings import CouplingRun, GaussianRun, ImagesRun, Run, SpeculationRun
+from glsnet.lab.settings import CouplingRun, GaussianRun, ImagesRun, LatencyRun, Run, SpeculationRun
 from glsnet.lab.terminal import AsJson, Assignments, interruptible
 from glsnet.sources.samples import write_atomically
 from glsnet.transport.rpc import check_address
@@ -60,6 +61,7 @@ app.add_typer(figure_app, name="figure")
 app.command()(cli_sweep.sweep)
 app.command()(cli_report.report)
 app.add_typer(cli_tables.tables_app, name="tables")
+app.command(epilog=_settings(LatencyRun))(cli_latency.latency)
 app.command("chaos")(cli_chaos.run_chaos)
 app.command("generate")(cli_generate.generate_text)
 app.add_typer(cli_train.train_app, name="train")

@@ -81,11 +81,11 @@ def _played(trials: list[Trial], transport: Transport) -> Iterator[Verdict]:
         for trial in trials:
             yield asyncio.run(chaos.real(trial))
         return
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(trials)), initializer=_quiet) as pool:
-        try:
-            yield from pool.map(chaos.simulated, trials, chunksize=4 if len(trials) > 16 else 1)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ProcessPoolExecutor(min(os.cpu_count() or 1, len(trials)), initializer=_quiet)
+    try:
+        yield from pool.map(chaos.simulated, trials, chunksize=4 if len(trials) > 16 else 1)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _quiet() -> None:

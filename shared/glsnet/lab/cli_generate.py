@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from glsnet.errors import CallerError
-from glsnet.generation import Asked, Finished, Piece
+from glsnet.generation import MAX_AHEAD, Asked, Finished, Piece
 from glsnet.lab.speculated import Pair, direct
 from glsnet.language import models
 from glsnet.randomness import seed_from_integer
@@ -45,6 +45,8 @@ def generate_text(
     length: Annotated[int | None, typer.Option(min=0, max=MAX_LENGTH, help="L, tokens of a draft. Default: 4.")] = None,
     draft_temperature: Annotated[list[float] | None, typer.Option(help="A draft's own temperature; once for each of "
                                                                   "the K drafts.")] = None,
+    ahead: Annotated[int, typer.Option(min=0, max=MAX_AHEAD, help="Blocks that drafters draft on their own, while the "
+                                       "verdict on the last travels.")] = 0,
     target: TargetAddress = None,
     target_model: TargetModel = None,
     draft_model: DraftModel = None,
@@ -63,7 +65,7 @@ def generate_text(
     """
     text = sys.stdin.read() if prompt == "-" else prompt.replace("\\n", "\n")
     asked = Asked(text, max_tokens, seed, temperature, top_k, top_p, tuple(stop or ()), scheme, drafts, length,
-                  tuple(draft_temperature or ()))
+                  tuple(draft_temperature or ()), ahead=ahead)
     if target is not None:
         rpc.check_address(target)
         if target_model is not None or draft_model is not None:

@@ -69,7 +69,7 @@ async def run(settings: GaussianRun, nature: Nature, parties: Parties | None, pr
         sink(drawn)
         progress(tally)
 
-    decodings = [decoding(partial(_given, side)) for side in nature.sides]
+    decodings = [decoding(partial(given_side, side)) for side in nature.sides]
     plan = Plan(settings.transport, seed_from_integer(settings.seed), code, decodings, nature.sides, nature.frames,
                 patience=settings.patience, every=settings.every, faults=settings.faults, fault_seed=settings.seed)
     ended = await play(plan, parties, take)
@@ -77,7 +77,8 @@ async def run(settings: GaussianRun, nature: Nature, parties: Parties | None, pr
     return tally.result(settings) | speed | bits_of(ended, tally.samples, code.l_max)
 
 
-def _given(side: SideInformation, source: Gaussian) -> SideInformation:
+def given_side(side: SideInformation, source: Gaussian) -> SideInformation:
+    """What Nature knows t to tell, whatever the source's model."""
     return side
 
 

@@ -10,6 +10,7 @@ from glsnet.codes import DEFAULT_SIGMA2, LEAST_STEP, MOST_STEP
 from glsnet.errors import CallerError
 from glsnet.faults import Fault
 from glsnet.frames import MAX_COUNT
+from glsnet.generation import MAX_AHEAD
 from glsnet.language.sampling import MAX_TEMPERATURE
 from glsnet.randomness import MAX_BLOCKS
 from glsnet.verification import MAX_DRAFTS, MAX_LENGTH
@@ -174,6 +175,43 @@ class SpeculationRun(Run):
     rounds: int = Field(400, ge=1, le=2**20, description="of matching: draws for each context and K")
     seed: int = Field(1, description="the seed that target and drafters share")
     transport: Literal["grpc", "direct"] = Field("grpc", description="grpc, or direct: in one process, no network")
+
+
+_Seconds = Annotated[float, Field(ge=0)]
+_Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split)]
+
+
+class LatencyRun(Run):
+    """Speculation and compression in virtual time, as a network delays them."""
+
+    verify: float = Field(0.05, gt=0, description="seconds of a forward pass at the target")
+    draft: float = Field(0.005, ge=0, description="seconds of a forward pass at a draft server")
+    noise: float = Field(0.7, ge=0, description="how much a drafter's logits differ from the target's; 0: not at all")
+    scheme: Literal["gls", "gls-strong", "equality-check"] = Field("gls", description="of verification; without ratios")
+    length: int = Field(4, ge=1, le=MAX_LENGTH, description="L, where it is not the axis")
+    drafts: int = Field(1, ge=1, le=MAX_DRAFTS, description="K, where it is not the axis; a draft server for each")
+    rtt: float = Field(0.05, ge=0, description="round trip, where it is not the axis, seconds")
+    rtts: Annotated[tuple[_Seconds, ...], BeforeValidator(_split)] = Field(
+        (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2), min_length=2, description="round trips, with commas")
+    aheads: Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_AHEAD)], ...], BeforeValidator(_split)] = Field(
+        (0, 1, 2, 4), min_length=1, description="blocks that drafters draft ahead, with commas")
+    lengths: _Counts = Field((1, 2, 4, 8), min_length=1, description="values of L, with commas")
+    lists: _Counts = Field((1, 2, 4), min_length=1, description="values of K, with commas")
+    rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_split)] = Field(
+        (8_000.0, 32_000.0, 125_000.0), min_length=1, description="bytes per second of a drafter's link, with commas")
+    tokens: int = Field(60, ge=2, le=2000, description="of each request")
+    requests: int = Field(4, ge=1, le=1000, description="for each point")
+    clients: _Counts = Field((1, 2, 4, 8, 16, 32, 64), min_length=1, description="served at once, with commas")
+    frames: _Counts = Field((1, 4, 16, 64, 256, 1024, 4096), min_length=1,
+                            description="samples in a frame, with commas")
+    decoders: int = Field(4, ge=1, le=1000, description="of compression: K")
+    samples: int = Field(2000, ge=16, le=10**7, description="of compression: how many")
+    arrivals: float = Field(1000.0, gt=0, description="of compression: samples per second")
+    link: float = Field(125_000.0, gt=0, description="of compression: bytes per second of a decoder's link")
+    encode: float = Field(1e-5, ge=0, description="of compression: seconds that a sample takes to encode")
+    decode: float = Field(2e-6, ge=0, description="and to decode")
+    blocks: int = Field(6, ge=1, le=1000, description="of a request that the timeline shows")
+    seed: int = Field(1, description="of everything")
 
 
 def _keys(model: type[BaseModel]) -> str:

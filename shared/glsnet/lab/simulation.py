@@ -25,7 +25,7 @@ from glsnet.journal import Entry
 from glsnet.lab.feeding import Frame
 from glsnet.lab.plan import Plan
 from glsnet.language.synthetic import SyntheticModel
-from glsnet.speculation import TargetSession
+from glsnet.speculation import Generation, TargetSession
 from glsnet.transport import exchange, parties, speculating, virtual
 from glsnet.transport.exchange import Broadcast, Metered
 from glsnet.transport.pipes import Net
@@ -35,7 +35,6 @@ from glsnet.transport.simulated import Network
 T = TypeVar("T")
 ENCODER, TARGET = "encoder", "target"
 GENERATE = f"{TARGET}:generate"
-WARM_UP = 1.0  # virtual seconds that drafters have to join before the first client asks
 
 
 @dataclass(frozen=True)
@@ -204,6 +203,9 @@ class Requests:
         waits: virtual seconds that a block waits for drafts.
         shared: whether all clients' passes go through one processor at the target, one after another.
         every: virtual seconds between one client's beginning and the next one's.
+        local: whether drafters are on the target's machine: their passes go through its processor, too, if it is
+            `shared`.
+        warm_up: virtual seconds that drafters have to join before the first client asks.
     """
 
     asked: list[Asked]
@@ -216,6 +218,8 @@ class Requests:
     waits: float | None = 5.0
     shared: bool = False
     every: float = 0.0
+    local: bool = False
+    warm_up: float = 1.0
 
 
 @dataclass
@@ -226,17 +230,18 @@ class Told:
     tokens: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     finished: Finished | None = None
-    marks: list[Mark] = field(default_factory=list)
     error: str = ""
 
 
 @dataclass
 class Spoken:
-    """A simulation of speculative decoding that is over."""
+    """A simulation of speculative decoding that is over; `busy` says when each party was computing, from and to."""
 
     told: list[Told]
     seconds: float
     network: Network
+    busy: dict[str, list[tuple[float, float]]]
+    timelines: list[list[Mark]]  # of each request, in the order of their ends
 
 
 def speculation(requests: Requests, faults: Sequence[Fault], seed: int, *, patience: float,
@@ -255,13 +260,23 @@ async def _speculation(requests: Requests, faults: Sequence[Fault], seed: int, p
     told = {name: Told(c * requests.every) for c, name in enumerate(clients)}
     over = {name: asyncio.Event() for name in (TARGET, *drafters, *clients)}
     processor = asyncio.Lock()
+    timelines: list[list[Mark]] = []
+    busy: dict[str, list[tuple[float, float]]] = {name: [] for name in (TARGET, *drafters)}
+
+    def computing(name: str, cost: Callable[[str], float]) -> Net:
+        def spent(what: str) -> float:
+            if seconds := cost(what):
+                busy[name].append((loop.time(), loop.time() + seconds))
+            return seconds
+
+        net: Net = network.net(name, spent)
+        return OneAtATime(net, processor) if requests.shared and (name == TARGET or requests.local) else net
 
     async def target() -> None:
-        session = TargetSession(requests.target, requests.seed, requests.streams, loop.time, requests.waits, True)
-        broadcast = Broadcast(session)
-        net: Net = network.net(TARGET, lambda name: requests.verify if name == "verify" else 0.0)
-        if requests.shared:
-            net = OneAtATime(net, processor)
+        session = _Kept(requests.target, requests.seed, requests.streams, loop.time, requests.waits, True)
+        session.timelines = timelines
+        broadcast: Broadcast[TargetSession] = Broadcast(session)
+        net = computing(TARGET, lambda what: requests.verify if what == "verify" else 0.0)
         network.listen(TARGET, partial(exchange.serve_join, broadcasts={SESSION: broadcast}))
         network.listen(GENERATE, partial(speculating.serve_generate, net=net, broadcast=broadcast))
         await over[TARGET].wait()
@@ -276,11 +291,11 @@ async def _speculation(requests: Requests, faults: Sequence[Fault], seed: int, p
             spent, passes = model.passes - passes, model.passes
             return requests.draft * spent
 
-        await speculating.run_draft(network.net(name, cost), session, TARGET, parties.nothing, patience)
+        await speculating.run_draft(computing(name, cost), session, TARGET, parties.nothing, patience)
 
     async def client(name: str) -> None:
         own = told[name]
-        await asyncio.sleep(own.began + WARM_UP - loop.time())
+        await asyncio.sleep(own.began + requests.warm_up - loop.time())
         own.began = loop.time()
         asked = requests.asked[clients.index(name)]
         replies = speculating.generate(GENERATE, asked, patience, network.net(name).dial)
@@ -311,7 +326,18 @@ async def _speculation(requests: Requests, faults: Sequence[Fault], seed: int, p
     network.play(party, list(over), over)
     for name in clients:
         await over[name].wait()
-    return Spoken([told[name] for name in clients], loop.time(), network)
+    return Spoken([told[name] for name in clients], loop.time(), network, busy, timelines)
+
+
+class _Kept(TargetSession):
+    """A target that keeps what happened when, in every request."""
+
+    timelines: list[list[Mark]]
+
+    def end(self, generation: Generation) -> None:
+        """As any target."""
+        self.timelines.append(generation.timeline or [])
+        super().end(generation)
 
 
 class OneAtATime:
