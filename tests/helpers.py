@@ -1,12 +1,20 @@
 """Statistical assertions: a right answer fails one at z = 5 about once in two million runs."""
 
 import math
+import random
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import chisquare
 
+from glsnet.faults import Fault, spans
 from glsnet.race import FloatArray, IntArray
+
+
+def intervals(fault: Fault, horizon: float, rng: random.Random) -> list[tuple[float, float]]:
+    """When a fault is in force: all that begin before `horizon`."""
+    return [*takewhile(lambda span: span[0] < horizon, spans(fault, rng))]
 
 
 def assert_proportion(successes: int, n: int, p: float, z: float = 5.0) -> None:

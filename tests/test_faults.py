@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import assert_mean, assert_proportion
+from helpers import assert_mean, assert_proportion, intervals
 
 from glsnet.errors import CallerError
-from glsnet.faults import Fault, concerns, delay, faults_of, intervals, read_trace, share
+from glsnet.faults import Fault, concerns, delay, faults_of, read_trace, share
 
 DRAWS = 40_000
 LINK: dict[str, Any] = {"on": "decoder 0"}

@@ -17,9 +17,10 @@ from typing import Any
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from helpers import intervals
 
 from glsnet.errors import CallerError, TransportError
-from glsnet.faults import Fault, delay, faults_of, intervals
+from glsnet.faults import Fault, delay, faults_of
 from glsnet.lab.faulty import Links, links
 from glsnet.transport.service import serving
 
@@ -169,6 +170,9 @@ def test_a_rate_is_kept_and_bytes_trickle(tmp_path: Path) -> None:
         took = time.monotonic() - since
         assert 0.5 - SLACK < took < 0.5 + LATE
         assert first < took / 2
+        down, up = await made.links.report()
+        assert down["rate"] is None
+        assert 0.5 < up["rate"] / 400_000 < 2
 
     through(tmp_path, test, fault(kind="bandwidth", rate=400_000, direction="up"))
 

@@ -1,7 +1,7 @@
 """What goes wrong, and when, as a scenario says it: impairments of links, and of the parties' processes.
 
     Fault        one [[faults]] table
-    intervals    when it is in force
+    spans        when it is in force
     delay        what a latency adds to one message, or chunk of bytes
     concerns     whether it is about a party
 
@@ -119,16 +119,9 @@ def concerns(fault: Fault, party: str) -> bool:
     return fault.on == party or (fault.on.endswith("*") and party.startswith(fault.on[:-1]))
 
 
-def intervals(fault: Fault, horizon: float, rng: random.Random) -> list[tuple[float, float]]:
-    """When a fault is in force: [from, below), each that begins before `horizon`; a longer one adds more at the end."""
-    return [*_until(horizon, _random_times(fault, rng) if fault.mean_up else _times(fault))]
-
-
-def _until(horizon: float, times: Iterator[tuple[float, float]]) -> Iterator[tuple[float, float]]:
-    for start, end in times:
-        if start >= horizon:
-            return
-        yield start, end
+def spans(fault: Fault, rng: random.Random) -> Iterator[tuple[float, float]]:
+    """When a fault is in force: [from, below), one after another, without end if it comes again and again."""
+    return _random_times(fault, rng) if fault.mean_up else _times(fault)
 
 
 def _times(fault: Fault) -> Iterator[tuple[float, float]]:

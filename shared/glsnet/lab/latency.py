@@ -34,6 +34,7 @@ Row = dict[str, Any]
 Progress = Callable[[int, int, str], None]  # how much is done, of how much, and what it is
 LIMIT = 1e6  # virtual seconds
 PATIENCE = 1e4
+JOINING = 0.5  # virtual seconds, and more than it takes decoders to join
 QUANTILES = (0.5, 0.95, 0.99)
 # Round trips, milliseconds, and their jitter: orders of magnitude, as operators of networks commonly state them.
 PROFILES = {
@@ -219,7 +220,7 @@ def batches(settings: LatencyRun, frame: int) -> Row:
     delay is the mean over samples from when one is there to its last reconstruction: until its frame is full, on the
     network, in computing; p99 of frames' delays. bits are towards one decoder, per sample, by layer.
     """
-    count = max(settings.samples // frame, 8) * frame
+    count = max(settings.samples // frame, 8, int(2 * JOINING * settings.arrivals / frame) + 1) * frame
     run = GaussianRun(decoders=settings.decoders, samples=count, frame=frame, sigma2=0.01, seed=settings.seed)
     samples = nature.synthetic(run)
     code = code_of(run, samples.source, samples.sides)
@@ -236,7 +237,8 @@ def batches(settings: LatencyRun, frame: int) -> Row:
         for at, outcomes in decoder.reports:
             first = outcomes.first_round
             last[first] = max(last.get(first, 0.0), at - played.offered[first])
-    delays = np.array(list(last.values())[1:])  # the first waits for decoders to join
+    joined = [delay for first, delay in last.items() if played.offered[first] >= JOINING]  # the first wait for decoders
+    delays = np.array(joined)
     filling = (frame - 1) / (2 * settings.arrivals)
     down = [each.rounds_down for each in played.metered if each is not None]
     scale = 8 / (count * len(down))

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from glsnet.errors import CallerError
-from glsnet.faults import OF_PARTIES, SIMULATED, Fault, concerns, intervals
+from glsnet.faults import OF_PARTIES, SIMULATED, Fault, concerns, spans
 from glsnet.lab.faulty import Links, links
 from glsnet.lab.processes import Process
-
-HORIZON = 1e5  # seconds; no run on a real network is as long
 
 
 class Trouble:
@@ -57,7 +55,7 @@ class Trouble:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _play(self, name: str, process: Process, fault: Fault, chance: random.Random) -> None:
-        for start, end in intervals(fault, HORIZON, chance):
+        for start, end in spans(fault, chance):
             await self._until(start)
             match fault.kind:
                 case "late":

@@ -32,7 +32,7 @@ import struct
 import sys
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -43,7 +43,7 @@ import numpy as np
 import typer
 
 from glsnet.errors import CallerError, GlsnetError
-from glsnet.faults import OF_PARTIES, SIMULATED, Fault, concerns, delay, faults_of, intervals, read_trace, share
+from glsnet.faults import OF_PARTIES, SIMULATED, Fault, concerns, delay, faults_of, read_trace, share, spans
 
 CHUNK = 1 << 16
 ROOM = 1 << 20  # bytes held on one direction of a connection beyond which nothing is read
@@ -230,12 +230,16 @@ class Link:
             await asyncio.wait([task])
 
     def report(self) -> list[dict[str, Any]]:
-        """What has happened so far in each direction; delays are of chunks from read to written, in seconds."""
+        """What has happened so far in each direction.
+
+        Delays are of chunks from read to written, in seconds; `rate` is of bytes that had to wait for the link, per
+        second.
+        """
         return [{"link": self.name, "direction": direction, **way.report(), "connections": self._dialled,
                  "resets": self._resets} for direction, way in self._ways.items()]
 
     async def _follow(self, number: int, fault: Fault, origin: float) -> None:
-        for onset, until in _spans(fault, f"{self._seed} {number} {self.name}"):
+        for onset, until in spans(fault, random.Random(f"{self._seed} {number} {self.name}")):
             await _at(origin + onset)
             try:
                 await self._begin(number, fault, origin + onset)
@@ -346,12 +350,13 @@ class _Then(Enum):
 
 @dataclass(frozen=True)
 class _Piece:
-    """Bytes of a chunk that was read at `since`; they are to be there at `due`."""
+    """Bytes of a chunk that was read at `since`; they are to be there at `due`, and may have `waited` for the link."""
 
     data: bytes
     then: _Then
     since: float
     due: float
+    waited: bool
 
 
 class _Stream:
@@ -439,8 +444,9 @@ class _Stream:
         later = slow_close + sum(delay(each.fault, now - each.onset, each.random) for each in way.of("latency"))
         pieces = way.pieces(len(data))
         for start, end, sliced in pieces:
+            waited = bool(way.of("bandwidth")) and way.free > now
             self._last = max(self._last, way.crossed(end - start, now) + later + sliced)
-            piece = _Piece(data[start:end], then if end == len(data) else _Then.MORE, since, self._last)
+            piece = _Piece(data[start:end], then if end == len(data) else _Then.MORE, since, self._last, waited)
             self._line.put_nowait(piece)
 
 
@@ -465,6 +471,8 @@ class _Way:
         self._chances: dict[int, random.Random] = {}  # by fault; they go on when it comes again
         self._link, self._direction, self._seed = link, direction, seed
         self._delays = array("d")
+        self._before = 0.0  # when the piece before was through
+        self._saturated = [0, 0.0]  # bytes of pieces that had waited for the link, and seconds since those before them
 
     def begin(self, number: int, fault: Fault, onset: float) -> None:
         """A fault comes."""
@@ -511,6 +519,10 @@ class _Way:
     def delivered(self, piece: _Piece, now: float) -> None:
         """A piece is through."""
         self.events["bytes"] += len(piece.data)
+        if piece.waited:
+            self._saturated[0] += len(piece.data)
+            self._saturated[1] += now - self._before
+        self._before = now
         if piece.then != _Then.MORE and piece.data:
             self.events["chunks"] += 1
             self._delays.append(now - piece.since)
@@ -518,6 +530,8 @@ class _Way:
     def report(self) -> dict[str, Any]:
         """What has happened."""
         row: dict[str, Any] = {name: self.events[name] for name in ("chunks", "bytes", "corrupted")}
+        size, seconds = self._saturated
+        row["rate"] = size / seconds if seconds else None
         delays = np.array(self._delays)
         names = ("mean_delay", "sd_delay", "p50_delay", "p99_delay")
         figures = [delays.mean(), delays.std(), *np.quantile(delays, (0.5, 0.99))] if delays.size else [None] * 4
@@ -547,17 +561,6 @@ async def _at(time: float) -> None:
     """Wait until the loop's clock shows it."""
     if (wait := time - asyncio.get_running_loop().time()) > 0:
         await asyncio.sleep(wait)
-
-
-def _spans(fault: Fault, purpose: str) -> Iterator[tuple[float, float]]:
-    """When a fault is in force, without end: a horizon that grows shows more and more of the same."""
-    seen, horizon = 0, fault.at + 1000.0
-    while True:
-        found = intervals(fault, horizon, random.Random(purpose))
-        yield from found[seen:]
-        if fault.every is None and fault.mean_up is None:
-            return
-        seen, horizon = len(found), 2 * horizon
 
 
 if __name__ == "__main__":

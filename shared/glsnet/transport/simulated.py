@@ -31,7 +31,7 @@ import random
 import zlib
 from array import array
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +40,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from glsnet.errors import GlsnetError, TransportError
-from glsnet.faults import OF_PARTIES, Fault, concerns, delay, intervals, share
+from glsnet.faults import OF_PARTIES, Fault, concerns, delay, share, spans
 from glsnet.transport.meter import Reading
 from glsnet.transport.pipes import Dialled, Net, Pipe
 from glsnet.transport.rpc import CONNECT_SECONDS, STATUS
@@ -231,10 +231,10 @@ class Network:
     def _follow(self, number: int, fault: Fault, of: str, begin: Callable[[float, float], None],
                 end: Callable[[], None]) -> None:
         """Call `begin`, with the times of onset and end, and `end`, whenever a fault comes and goes."""
-        loop, spans = self._loop, _spans(fault, f"{self._seed} {number} {of}")
+        loop, times = self._loop, spans(fault, random.Random(f"{self._seed} {number} {of}"))
 
         def wait() -> None:
-            span = next((span for span in spans if span[1] > loop.time()), None)
+            span = next((span for span in times if span[1] > loop.time()), None)
             if span is not None and span[0] > loop.time():
                 loop.call_at(span[0], come, *span)
             elif span is not None:  # what is sent now has to meet it
@@ -740,14 +740,3 @@ def _flipped(data: bytes, chance: random.Random) -> bytes:
     damaged = bytearray(data)
     damaged[bit // 8] ^= 1 << bit % 8
     return bytes(damaged)
-
-
-def _spans(fault: Fault, purpose: str) -> Iterator[tuple[float, float]]:
-    """When a fault is in force, without end: a horizon that grows shows more and more of the same."""
-    seen, horizon = 0, fault.at + 1000.0
-    while True:
-        found = intervals(fault, horizon, random.Random(purpose))
-        yield from found[seen:]
-        if fault.every is None and fault.mean_up is None:
-            return
-        seen, horizon = len(found), 2 * horizon

@@ -1,0 +1,530 @@
+"""Fuzzing: a million wrong inputs into every entry point of a service. Nothing but a GlsnetError may come out.
+
+`python benchmarks/fuzz.py --inputs 1000000 --seed 1`. An input is a conversation of a valid one with something wrong in
+it (`mutations`), played to a new session; number N of a seed is always the same, and `--only N` plays it alone. After
+each, what was to be left as it was is looked at: nothing under way, no task, no broadcast, and in the strong scheme
+the text that it would have been. An input may take SECONDS, and this process MEMORY more than it has at first.
+
+    ENTRIES   what is fuzzed: valid conversations, and how one is played
+    input_of  number N
+    play      one input: how it ended, or what broke
+"""
+
+import argparse
+import asyncio
+import logging
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import zlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar
+from unittest import mock
+
+import numpy as np
+from mutations import Repair, conversation, repaired
+
+from glsnet.codes import Code, decoding
+from glsnet.compression import DecoderSession, EncoderSession, Outcomes
+from glsnet.conversation import AliceSession, BobSession, Draw
+from glsnet.coupling import Scheme
+from glsnet.drafting import DraftSession
+from glsnet.errors import FrameError, GlsnetError, TransportError
+from glsnet.frames import Ack, Done, End, Frame, Indices, Join, Lost, Refusal, Row, Spent, Terms, Tokens, Turn, Wanted
+from glsnet.frames import from_bytes, terms_to_proto, to_bytes
+from glsnet.generation import Asked, Piece, Request
+from glsnet.journal import Entry as Record
+from glsnet.language.synthetic import SyntheticModel
+from glsnet.randomness import seed_digest, seed_from_integer
+from glsnet.sources.gaussian import Gaussian, SideInformation
+from glsnet.speculation import Generation, TargetSession
+from glsnet.transport import control, exchange, parties, speculating
+from glsnet.transport.exchange import Broadcast
+from glsnet.transport.journal import recorded
+from glsnet.transport.meter import Reading
+from glsnet.transport.pipes import Dialled
+from glsnet.v1 import control_pb2, generation_pb2
+
+SECONDS = 20
+MEMORY = 1 << 31  # bytes of address space: what would allocate more is refused by the system
+SEED = seed_from_integer(1)
+T = TypeVar("T")
+
+
+class Entry(NamedTuple):
+    """An entry point.
+
+    Attributes:
+        share: of all inputs, in proportion.
+        valid: conversations that are right.
+        play: one, by the number of the valid one that it was made of; raises GlsnetError as the session does.
+        repair: checks made right.
+    """
+
+    share: int
+    valid: list[list[bytes]]
+    play: Callable[[int, list[bytes]], None]
+    repair: Repair = repaired
+
+
+class Input(NamedTuple):
+    """What is played where."""
+
+    entry: str
+    choice: int
+    said: list[bytes]
+
+
+class Hung(BaseException):
+    """An input has taken too long; no handler of errors catches this."""
+
+
+def input_of(seed: int, number: int) -> Input:
+    """Input `number` of a seed."""
+    entries, others = ENTRIES(), _others()
+    rng = random.Random(seed << 40 | number)
+    name, = rng.choices([*entries], [entry.share for entry in entries.values()])
+    choice = rng.randrange(len(entries[name].valid))
+    return Input(name, choice, conversation(rng, entries[name].valid[choice], others, entries[name].repair))
+
+
+def play(given: Input) -> str:
+    """How it ended: "taken", or the class of a GlsnetError; raises whatever else comes."""
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        ENTRIES()[given.entry].play(given.choice, given.said)
+    except GlsnetError as error:
+        return type(error).__name__
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return "taken"
+
+
+def _hung(_: int, __: FrameType | None) -> None:
+    raise Hung(f"took more than {SECONDS} s")
+
+
+# The world that inputs are played in.
+
+
+class Scripted:
+    """A `Dialled` whose peer says so much, whatever it hears, and ends the stream."""
+
+    peer = "fuzz"
+
+    def __init__(self, said: Iterable[bytes]) -> None:
+        self._said = iter(said)
+
+    async def read(self) -> bytes | None:
+        """See `Pipe`."""
+        await asyncio.sleep(0)
+        return next(self._said, None)
+
+    async def write(self, data: bytes) -> None:
+        """See `Pipe`."""
+        await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """See `Dialled`."""
+
+    def reading(self) -> Reading:
+        """See `Dialled`."""
+        return Reading(0, 0, 0, 0)
+
+
+class Obliging(Scripted):
+    """The pipe of a decoder that joins a session and acknowledges whatever it is sent."""
+
+    def __init__(self, session: str) -> None:
+        super().__init__([])
+        self._answers: asyncio.Queue[Frame] = asyncio.Queue()
+        self._answers.put_nowait(Join(session, None, Terms()))
+
+    async def read(self) -> bytes | None:
+        """See `Pipe`."""
+        return to_bytes(await self._answers.get())
+
+    async def write(self, data: bytes) -> None:
+        """See `Pipe`."""
+        match from_bytes(data):
+            case Terms():
+                self._answers.put_nowait(Ack(0))
+            case Indices(first_round, count):
+                self._answers.put_nowait(Ack(first_round + count))
+            case End(rounds) | Lost(rounds):
+                self._answers.put_nowait(Ack(rounds))
+
+
+class World:
+    """A `Net` in which every peer says so much; nothing is waited for."""
+
+    def __init__(self, said: Sequence[bytes] = ()) -> None:
+        self.random, self._said = random.Random(1), said
+
+    @asynccontextmanager
+    async def dial(self, address: str, peer: str) -> AsyncIterator[Dialled]:
+        """See `Net`."""
+        yield Scripted(self._said)
+
+    async def compute(self, function: Callable[..., T], *arguments: object) -> T:
+        """See `Net`."""
+        return function(*arguments)
+
+    def local(self, seconds: float) -> float:
+        """No time at all."""
+        return 0.0
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda _, context: UNHANDLED.append(context))
+    return loop
+
+
+UNHANDLED: list[dict[str, Any]] = []  # errors that nobody has looked at: of tasks, of callbacks
+
+
+def _run(*coroutines: Coroutine[Any, Any, None], turns: int = 1000) -> None:
+    """Run the first to its end, or to so many turns of the loop, and then cancel all; raise what it, or any, raised."""
+    async def all_of_them() -> None:
+        tasks = [asyncio.ensure_future(each) for each in coroutines]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+            if all(task.done() for task in tasks):
+                break
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(3):  # what these have cancelled ends, too
+            await asyncio.sleep(0)
+        errors = [each for each in results if isinstance(each, BaseException)]
+        errors = [each for each in errors if not isinstance(each, asyncio.CancelledError)]
+        for error in sorted(errors, key=lambda each: isinstance(each, GlsnetError)):
+            raise error
+
+    try:
+        _loop().run_until_complete(all_of_them())
+    finally:
+        left = asyncio.all_tasks(_loop())
+        assert not left, f"tasks left: {left}"
+        assert not UNHANDLED, f"errors nobody looked at: {UNHANDLED}"
+
+
+def _same(session: object, before: str) -> None:
+    """A session that has refused something is what it was before."""
+    assert _state(session) == before, f"refused, and changed:\n{before}\n{_state(session)}"
+
+
+def _state(session: object) -> str:
+    return repr(vars(session))
+
+
+def _first(said: Iterator[bytes], kind: type[T]) -> T:
+    frame = from_bytes(next(said, b""))
+    if not isinstance(frame, kind):
+        raise FrameError(f"frame: expected {kind.__name__} first, got {type(frame).__name__}")
+    return frame
+
+
+# Compression.
+
+SOURCE, SIDE = Gaussian(0.5, 2.0), SideInformation(0.9, 0.1, 0.1)
+CODES = [Code(SOURCE, "gls", 2, 8, 0.01), Code(SOURCE, "gls", 2, 8, 0.01, packing="entropy"),
+         Code(SOURCE, "nested", 2, 6, step=0.5), Code(SOURCE, "split-trellis", 2, 8, step=0.5)]
+OPEN = "s"  # the session
+
+
+@cache
+def _coded(code: Code) -> list[Record]:
+    """Three frames of five samples."""
+    session = EncoderSession(OPEN, code, SEED)
+    samples = np.random.default_rng(1).normal(0.5, 1.4, (3, 5))
+    return [Record(*session.encode(a)) for a in samples]
+
+
+def _encoder(code: Code) -> EncoderSession:
+    session = EncoderSession(OPEN, code, SEED)
+    for each in _coded(code):
+        session.restore(each.frame, each.outcomes)
+    session.end()
+    return session
+
+
+def _to_encoder() -> list[list[bytes]]:
+    expected = replace(CODES[0].terms(), protocol=2, seed_digest=seed_digest(SEED))
+    joins = [Join(OPEN, None, Terms()), Join(OPEN, 1, expected, (), 5, b"12345678")]
+    return [[*map(to_bytes, (join, *answers))] for join in joins
+            for answers in ([Ack(join.next_round), Ack(10), Ack(15)], [Ack(join.next_round), Refusal("no")])]
+
+
+def _play_encoder(choice: int, said: list[bytes]) -> None:
+    session = _encoder(CODES[0])
+    _hosted(session, iter(said))
+
+
+def _hosted(session: EncoderSession | BobSession | TargetSession, said: Iterator[bytes],
+            each: Callable[[], None] = lambda: None) -> None:
+    """What `exchange.Broadcast` does with a stream, `each` after each frame; then nothing of it is left."""
+    join = _first(said, Join)
+    before = _state(session)
+    try:
+        stream = session.join(join).stream
+    except GlsnetError:
+        _same(session, before)
+        raise
+    assert stream is not None
+    try:
+        for data in said:
+            frame = from_bytes(data)
+            if isinstance(frame, Join):
+                continue
+            before = _state(session)
+            try:
+                session.receive(stream, frame)
+            except GlsnetError:
+                if not isinstance(frame, Refusal):
+                    _same(session, before)
+                raise
+            each()
+            for _ in range(1000):
+                if (out := session.outgoing(stream)) is None:
+                    break
+                to_bytes(out)
+            else:
+                raise AssertionError("there is always more to send")
+    finally:
+        session.leave(stream)
+        assert not session.acknowledged, session.acknowledged
+
+
+def _to_decoder() -> list[list[bytes]]:
+    said = []
+    for code in CODES:
+        terms = _encoder(code).join(Join(OPEN, None, Terms()))
+        indices = [each.frame for each in _coded(code)]
+        said += [[terms, *indices, End(15)], [terms, Lost(5), *indices[1:], End(15)]]
+    return [[*map(to_bytes, each)] for each in said]
+
+
+def _decoder() -> DecoderSession:
+    return DecoderSession(OPEN, decoding(lambda _: SIDE), SEED, Terms(), party=b"12345678")
+
+
+def _play_decoder(choice: int, said: list[bytes]) -> None:
+    """What `parties.run_decoder` does."""
+    session, frames = _decoder(), iter(said)
+    to_bytes(session.agree(_first(frames, Terms)))
+    for data in frames:
+        frame, before = from_bytes(data), _state(session)
+        ack: Ack | None = None
+        try:
+            match frame:
+                case End():
+                    ack = session.end(frame)
+                case Lost():
+                    session.skip(frame)
+                case Indices(_, count) if not session.has(frame):
+                    session.check(frame)
+                    _, ack = session.decode(frame, np.zeros(count))
+        except FrameError:
+            _same(session, before)
+            raise
+        if ack is not None:
+            to_bytes(ack)
+        to_bytes(session.join())
+
+
+# Couplings.
+
+SCHEMES = [Scheme("low-communication", 1, 0.1), Scheme("whole-distribution"), Scheme("gumbel")]
+P = np.arange(1.0, 9.0) / 36
+ROUNDS = 4
+
+
+@cache
+def _talked(scheme: Scheme) -> tuple[list[bytes], list[bytes]]:
+    """What Alice has said, and Bob."""
+    bob, alice = BobSession(OPEN, SEED, scheme, P.size), AliceSession(OPEN, SEED, Terms())
+    terms = bob.join(alice.join())
+    agreed = alice.agree(terms)
+    bob.receive(0, agreed)
+    hers, his = alice.begin(Draw(ROUNDS, P)), bob.begin(Draw(ROUNDS, P[::-1]))
+    ups: list[Frame] = [alice.join(), agreed]
+    downs: list[Frame] = [terms]
+    up, down = [*hers.take(None)], [*his.take(None)]
+    while up or down:
+        ups, downs = ups + up, downs + down
+        up, down = ([turn for heard in down for turn in hers.take(heard)],
+                    [turn for heard in up for turn in his.take(heard)])
+    assert hers.drawn is not None and his.drawn is not None
+    alice.finish(hers.drawn)
+    bob.finish(his.drawn)
+    end = bob.end()
+    return [*map(to_bytes, [*ups, alice.end(end)])], [*map(to_bytes, [*downs, end])]
+
+
+def _play_bob(choice: int, said: list[bytes]) -> None:
+    session = BobSession(OPEN, SEED, SCHEMES[choice], P.size)
+    under_way = session.begin(Draw(ROUNDS, P[::-1]))
+    turns = [*under_way.take(None)]
+
+    def talk() -> None:
+        while session.turns and under_way.drawn is None:
+            turns.extend(under_way.take(session.turns.popleft()))
+        for turn in turns:
+            to_bytes(turn)
+        if under_way.drawn is not None and session.next_round == 0:
+            session.finish(under_way.drawn)
+            session.say(session.end())
+
+    _hosted(session, iter(said), talk)
+
+
+def _play_alice(choice: int, said: list[bytes]) -> None:
+    session, frames = AliceSession(OPEN, SEED, Terms()), iter(said)
+    session.agree(_first(frames, Terms))
+    under_way = session.begin(Draw(ROUNDS, P))
+    turns = [*under_way.take(None)]
+    for data in frames:
+        match frame := from_bytes(data):
+            case Turn() if under_way.drawn is None:
+                turns += under_way.take(frame)
+            case End() if under_way.drawn is not None:
+                session.finish(under_way.drawn)
+                to_bytes(session.end(frame))
+                return
+            case _:
+                raise FrameError("frame: expected a turn, or end")
+    for turn in turns:
+        to_bytes(turn)
+
+
+# Speculative decoding.
+
+TARGET, DRAFTER = SyntheticModel(1, 0.0, 32, 64), SyntheticModel(1, 0.5, 32, 64)
+REQUESTS = [
+    Request("ab", 12, scheme="gls-strong", drafts=2, length=3, ahead=2),
+    Request("ab", 12, scheme="gls", drafts=2, length=3),
+    Request("ab", 12, scheme="specinfer", drafts=2, length=3),
+    Request("ab", 12, scheme="kseq", drafts=2, length=3),
+    Request("ab", 12, scheme="block-verification", length=3),
+]
+
+
+def _still() -> float:
+    return 0.0
+
+
+def _target() -> TargetSession:
+    return TargetSession(TARGET, SEED, 2, _still)
+
+
+@cache
+def _drafted(number: int) -> tuple[list[bytes], list[bytes]]:
+    """What a draft server of both streams has said, and the target."""
+    target, drafter = _target(), DraftSession(DRAFTER, SEED, [0, 1], _still)
+    terms = target.join(drafter.join())
+    agreed = drafter.agree(terms)
+    target.receive(0, agreed)
+    ups: list[Frame] = [drafter.join(), agreed]
+    downs: list[Frame] = [terms]
+
+    def arrive(answers: Iterable[Frame]) -> None:
+        for answer in answers:
+            ups.append(answer)
+            target.receive(0, answer)
+
+    generation = target.begin(REQUESTS[number])
+    while not generation.settled:
+        for _, frame in generation.to_send():
+            downs.append(frame)
+            if isinstance(frame, Done):
+                drafter.done(frame)
+                traffic = speculating.NO_TRAFFIC
+                arrive([Spent(frame.request, 0.5, traffic, traffic, True)])
+            else:
+                arrive(drafter.receive(frame))
+        while drafter.busy:
+            if (drafts := drafter.work()) is not None:
+                arrive([drafts])
+        if not generation.finished.reason:
+            generation.step()
+    return [*map(to_bytes, ups)], [*map(to_bytes, downs)]
+
+
+@cache
+def _strong_text() -> list[int]:
+    generation = _target().begin(REQUESTS[0])
+    return _finished(generation)
+
+
+def _finished(generation: Generation) -> list[int]:
+    """All tokens that are left, without waiting."""
+    tokens: list[int] = []
+    for _ in range(100):
+        if generation.finished.reason:
+            return tokens
+        if not generation.ready:
+            generation.expire()
+        if (piece := generation.step()) is not None:
+            tokens += piece.tokens
+    raise AssertionError("it goes on and on")
+
+
+def _play_target(choice: int, said: list[bytes]) -> None:
+    target = _target()
+    generations: list[Generation] = []
+    tokens: list[int] = []
+
+    def verify() -> None:
+        if not generations:
+            generations.append(target.begin(REQUESTS[choice]))
+        while generations[0].ready and not generations[0].finished.reason:
+            if (piece := generations[0].step()) is not None:
+                tokens.extend(piece.tokens)
+
+    try:
+        _hosted(target, iter(said), verify)
+    finally:
+        generation = generations[0] if generations else target.begin(REQUESTS[choice])
+        try:
+            tokens += _finished(generation)
+            if choice == 0:
+                assert tokens == _strong_text(), f"expected the text {_strong_text()}, got {tokens}"
+        except TransportError:
+            pass  # a row that was wanted is lost
+        finally:
+            target.end(generation)
+        speculating._reply(generation.finished)
+        assert target.drafting == 0 and not target._generations, vars(target)
+
+
+def _play_drafter(choice: int, said: list[bytes]) -> None:
+    session, frames = DraftSession(DRAFTER, SEED, [0, 1], _still), iter(said)
+    session.agree(_first(frames, Terms))
+    for data in frames:
+        frame, before = from_bytes(data), _state(session)
+        if isinstance(frame, Done):
+            session.done(frame)
+            continue
+        try:
+            answers: list[Tokens | Row] = [*session.receive(frame)]
+        except GlsnetError:
+            _same(session, before)
+            raise
+        while session.busy:
+            if (drafts := session.work()) is not None:
+                answers.append(drafts)
+        for answer in answers:
+            to_bytes(answer)
