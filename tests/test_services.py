@@ -279,7 +279,7 @@ def everything_in(answers: "queue.Queue[Frame]") -> list[Frame]:
     ([RIGHT, Ack(0)], FrameError, "frame: expected indices or end, got Ack"),
     ([RIGHT, GOOD, Indices.of(2, 4, GOOD.packed)], FrameError, "first_round: expected 4, the next, got 2"),
     ([RIGHT, GOOD, End(3)], FrameError, "end: expected it after 4, the next, got 3"),
-    ([RIGHT, End(0), End(0)], FrameError, "frame: expected nothing after end, got End"),
+    ([RIGHT, End(0), Ack(0)], FrameError, "frame: expected nothing after end, got Ack"),
 ])
 def test_a_decoder_refuses_what_breaks_the_protocol_and_stays_up(
         frames: list[Frame | bytes], error: type[GlsnetError], text: str) -> None:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -25,6 +25,7 @@ from glsnet.v1 import control_pb2 as pb
 from glsnet.v1 import exchange_pb2
 
 _HEAD = struct.Struct("<II")  # length, CRC-32
+M = TypeVar("M", bound=Message)
 
 
 class FileJournal:
@@ -35,11 +36,11 @@ class FileJournal:
         self._file, self._path, self._first = file, path, first
 
     def __iter__(self) -> Iterator[Entry]:
-        """Every record so far, read from the file."""
+        """Every record so far, read from the file; raises CallerError or FrameError if one is not of a session."""
         with self._path.open("rb") as file:
             file.seek(self._first)
             for data in _whole(file):
-                record = pb.Recorded.FromString(data)
+                record = _parsed(pb.Recorded, data, self._path)
                 indices = record.indices
                 frame = Indices(indices.first_round, indices.count, indices.packed, indices.checksum)
                 yield Entry(frame, outcomes_from_proto(record.outcomes))
@@ -84,16 +85,16 @@ def recorded(folder: Path, session: str, seed_digest: str) -> Iterator[FileJourn
             _write(file, path, head)
             first = file.tell()
         else:
-            head = _header(header, path)
+            head = _parsed(pb.Header, header, path)
             if (head.session, head.seed_digest) != (session, seed_digest):
                 raise CallerError(f"{path}: expected the journal of session {session!r} and seed {seed_digest}, got "
                                   f"{head.session!r} and {head.seed_digest}; name another folder")
         yield FileJournal(file, path, head.party, first)
 
 
-def _header(data: bytes, path: Path) -> pb.Header:
+def _parsed(kind: type[M], data: bytes, path: Path) -> M:
     try:
-        return pb.Header.FromString(data)
+        return kind.FromString(data)
     except DecodeError as error:
         raise CallerError(f"{path}: expected the journal of a session, got something else; name another folder"
                           ) from error
@@ -106,7 +107,8 @@ def _whole(file: BinaryIO) -> Iterator[bytes]:
         head = file.read(_HEAD.size)
         if len(head) == _HEAD.size:
             length, check = _HEAD.unpack(head)
-            data = file.read(length)
+            left = os.fstat(file.fileno()).st_size - file.tell()
+            data = file.read(min(length, left))  # a damaged length may be gigabytes, and reading makes room for all
             if len(data) == length and zlib.crc32(data) == check:
                 yield data
                 continue

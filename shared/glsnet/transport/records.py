@@ -18,12 +18,15 @@ def outcomes_to_proto(outcomes: Outcomes) -> pb.Outcomes:
 
 
 def outcomes_from_proto(message: pb.Outcomes) -> Outcomes:
-    """The inverse of `outcomes_to_proto`."""
+    """The inverse of `outcomes_to_proto`; raises FrameError if these are not `count` outcomes."""
     count = message.count
     reconstruction: Samples | None = None
     if message.reconstruction:
         reconstruction = floats(message.reconstruction, count)
     elif message.pixels:
+        if not count or len(message.pixels) % (4 * count):
+            raise FrameError(f"pixels: expected as many of 4 bytes for each of {count} images, got "
+                             f"{len(message.pixels)} bytes")
         reconstruction = np.frombuffer(message.pixels, "<f4").reshape(count, -1)
     return Outcomes(message.first_round, integers(message.message, count), integers(message.stream, count),
                     integers(message.node, count), reconstruction)
