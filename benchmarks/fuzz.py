@@ -5,7 +5,7 @@ it (`mutations`), played to a new session; number N of a seed is always the same
 each, what was to be left as it was is looked at: nothing under way, no task, no broadcast, and in the strong scheme
 the text that it would have been. An input may take SECONDS, and this process MEMORY more than it has at first.
 
-    ENTRIES   what is fuzzed: valid conversations, and how one is played
+    entries   what is fuzzed: valid conversations, and how one is played
     input_of  number N
     play      one input: how it ended, or what broke
 """
@@ -16,7 +16,6 @@ import logging
 import random
 import resource
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -24,8 +23,8 @@ import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
@@ -40,8 +39,25 @@ from glsnet.conversation import AliceSession, BobSession, Draw
 from glsnet.coupling import Scheme
 from glsnet.drafting import DraftSession
 from glsnet.errors import FrameError, GlsnetError, TransportError
-from glsnet.frames import Ack, Done, End, Frame, Indices, Join, Lost, Refusal, Row, Spent, Terms, Tokens, Turn, Wanted
-from glsnet.frames import from_bytes, terms_to_proto, to_bytes
+from glsnet.frames import (
+    NO_TRAFFIC,
+    Ack,
+    Done,
+    End,
+    Frame,
+    Indices,
+    Join,
+    Lost,
+    Refusal,
+    Row,
+    Spent,
+    Terms,
+    Tokens,
+    Turn,
+    from_bytes,
+    terms_to_proto,
+    to_bytes,
+)
 from glsnet.generation import Asked, Piece, Request
 from glsnet.journal import Entry as Record
 from glsnet.language.synthetic import SyntheticModel
@@ -91,18 +107,18 @@ class Hung(BaseException):
 
 def input_of(seed: int, number: int) -> Input:
     """Input `number` of a seed."""
-    entries, others = ENTRIES(), _others()
+    all_entries, others = entries(), _others()
     rng = random.Random(seed << 40 | number)
-    name, = rng.choices([*entries], [entry.share for entry in entries.values()])
-    choice = rng.randrange(len(entries[name].valid))
-    return Input(name, choice, conversation(rng, entries[name].valid[choice], others, entries[name].repair))
+    name, = rng.choices([*all_entries], [entry.share for entry in all_entries.values()])
+    choice = rng.randrange(len(all_entries[name].valid))
+    return Input(name, choice, conversation(rng, all_entries[name].valid[choice], others, all_entries[name].repair))
 
 
 def play(given: Input) -> str:
     """How it ended: "taken", or the class of a GlsnetError; raises whatever else comes."""
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
-        ENTRIES()[given.entry].play(given.choice, given.said)
+        entries()[given.entry].play(given.choice, given.said)
     except GlsnetError as error:
         return type(error).__name__
     finally:
@@ -264,7 +280,7 @@ def _encoder(code: Code) -> EncoderSession:
 def _to_encoder() -> list[list[bytes]]:
     expected = replace(CODES[0].terms(), protocol=2, seed_digest=seed_digest(SEED))
     joins = [Join(OPEN, None, Terms()), Join(OPEN, 1, expected, (), 5, b"12345678")]
-    return [[*map(to_bytes, (join, *answers))] for join in joins
+    return [[*map(to_bytes, [join, *answers])] for join in joins
             for answers in ([Ack(join.next_round), Ack(10), Ack(15)], [Ack(join.next_round), Refusal("no")])]
 
 
@@ -309,7 +325,7 @@ def _hosted(session: EncoderSession | BobSession | TargetSession, said: Iterator
 
 
 def _to_decoder() -> list[list[bytes]]:
-    said = []
+    said: list[list[Frame]] = []
     for code in CODES:
         terms = _encoder(code).join(Join(OPEN, None, Terms()))
         indices = [each.frame for each in _coded(code)]
@@ -364,7 +380,8 @@ def _talked(scheme: Scheme) -> tuple[list[bytes], list[bytes]]:
     downs: list[Frame] = [terms]
     up, down = [*hers.take(None)], [*his.take(None)]
     while up or down:
-        ups, downs = ups + up, downs + down
+        ups += up
+        downs += down
         up, down = ([turn for heard in down for turn in hers.take(heard)],
                     [turn for heard in up for turn in his.take(heard)])
     assert hers.drawn is not None and his.drawn is not None
@@ -451,8 +468,7 @@ def _drafted(number: int) -> tuple[list[bytes], list[bytes]]:
             downs.append(frame)
             if isinstance(frame, Done):
                 drafter.done(frame)
-                traffic = speculating.NO_TRAFFIC
-                arrive([Spent(frame.request, 0.5, traffic, traffic, True)])
+                arrive([Spent(frame.request, 0.5, NO_TRAFFIC, NO_TRAFFIC, True)])
             else:
                 arrive(drafter.receive(frame))
         while drafter.busy:
@@ -528,3 +544,315 @@ def _play_drafter(choice: int, said: list[bytes]) -> None:
                 answers.append(drafts)
         for answer in answers:
             to_bytes(answer)
+
+
+# Handlers and loops.
+
+
+def _play_join(choice: int, said: list[bytes]) -> None:
+    """Into an encoder's session, Bob's, and a target's while it generates."""
+    sessions: list[Any] = [_encoder(CODES[0]), BobSession(OPEN, SEED, SCHEMES[0], P.size), _target()]
+    session = sessions[choice]
+    broadcast = Broadcast(session)
+    broadcasts = {session.session: broadcast}
+    joins = exchange.serve_join(Scripted(said), broadcasts)
+    if choice < 2:
+        _run(joins)
+    else:
+        replies = Replies([_asked("ab", 0)])
+        try:
+            _run(joins, speculating.serve_generate(replies, World(), broadcast))
+        finally:
+            assert replies.tokens == _strong_text(), f"expected the text {_strong_text()}, got {replies.tokens}"
+            assert not session._generations
+    assert not session.acknowledged and not broadcast._sending
+
+
+class Replies(Scripted):
+    """A client's pipe that keeps the tokens."""
+
+    def __init__(self, said: Iterable[bytes]) -> None:
+        super().__init__(said)
+        self.tokens: list[int] = []
+
+    async def write(self, data: bytes) -> None:
+        """See `Pipe`."""
+        await super().write(data)
+        self.tokens += generation_pb2.GenerateReply.FromString(data).piece.tokens
+
+
+def _asked(prompt: str, ahead: int, **more: Any) -> bytes:
+    asked = Asked(prompt, 12, scheme="gls-strong", drafts=2, length=3, ahead=ahead, **more)
+    return speculating._request(asked).SerializeToString()
+
+
+def _play_generate(choice: int, said: list[bytes]) -> None:
+    session = _target()
+    try:
+        _run(speculating.serve_generate(Scripted(said), World(), Broadcast(session)))
+    finally:
+        assert not session._generations
+
+
+def _play_client(choice: int, said: list[bytes]) -> None:
+    async def generate() -> None:
+        async for _ in speculating.generate("there:1", Asked("ab"), 0.0, World(said).dial):
+            pass
+
+    _run(generate())
+
+
+OWN = control.Own(patience=0.0)
+
+
+def _orders(open_: control_pb2.Open, *orders: control_pb2.Order) -> list[bytes]:
+    return [each.SerializeToString() for each in (control_pb2.Order(open=open_), *orders)]
+
+
+def _samples(values: Sequence[float]) -> control_pb2.Order:
+    return control_pb2.Order(samples=control_pb2.Samples(values=np.array(values, "<f8").tobytes()))
+
+
+def _all_orders(decoder: bool) -> list[list[bytes]]:
+    """Of a code, of a code that goes on, and of a coupling."""
+    own: dict[str, Any] = {}
+    if decoder:
+        own["decoder"] = control_pb2.Decoder(encoder="there:1", stream=0, slope=0.9, intercept=0.1, residual=0.1)
+    def code(of: Code, **more: Any) -> control_pb2.Open:
+        return control_pb2.Open(session=OPEN, seed=SEED, terms=terms_to_proto(of.terms()), wait_for=1, **own, **more)
+
+    samples = _samples([0.5, -1.0, 2.0, 0.0, 1.5])
+    scheme = Terms(scheme="gumbel", decoders=1, items=P.size)
+    draw = control_pb2.Order(draw=control_pb2.Draw(rounds=ROUNDS, probabilities=P.astype("<f8").tobytes()))
+    return [
+        _orders(code(CODES[0]), samples, samples, samples),
+        _orders(code(CODES[2], next_round=5, patience=1.0), samples, samples),
+        _orders(control_pb2.Open(session=OPEN, seed=SEED, terms=terms_to_proto(scheme), **own), draw),
+    ]
+
+
+def _play_encoder_orders(choice: int, said: list[bytes]) -> None:
+    """With decoders that oblige, once it has opened."""
+    broadcasts: exchange.Broadcasts = {}
+
+    async def joining() -> None:
+        while not broadcasts:
+            await asyncio.sleep(0)
+        (name, broadcast), = broadcasts.items()
+        await asyncio.gather(*(exchange.serve_join(Obliging(name), broadcasts)
+                               for _ in range(min(broadcast.session.decoders, 2))), return_exceptions=True)
+
+    with mock.patch.object(control, "GrpcNet", lambda *_: World()):
+        try:
+            _run(control.conduct_encoder(Scripted(said), broadcasts, OWN), joining())
+        finally:
+            assert not broadcasts
+
+
+def _play_decoder_orders(choice: int, said: list[bytes]) -> None:
+    encoder = [_to_decoder()[0], _to_decoder()[5], _talked(SCHEMES[2])[1]][choice]
+    with mock.patch.object(control, "GrpcNet", lambda *_: World(encoder)):
+        _run(control.conduct_decoder(Scripted(said), None, OWN))
+
+
+def _play_decoder_loop(choice: int, said: list[bytes]) -> None:
+    async def zeros(_: int, count: int) -> Any:
+        return np.zeros(count)
+
+    async def run() -> None:
+        await parties.run_decoder(World(said), _decoder(), "there:1", parties.nothing, zeros, parties.nothing,
+                                  NoRecords(), 0.0)
+
+    _run(run())
+
+
+class NoRecords:
+    """A `Journal` of nothing."""
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(())
+
+    def append(self, entry: Record, /) -> None:
+        """See `Journal`."""
+
+
+def _play_alice_loop(choice: int, said: list[bytes]) -> None:
+    async def draws() -> AsyncIterator[Draw]:
+        yield Draw(ROUNDS, P)
+
+    async def run() -> None:
+        await parties.run_alice(World(said), AliceSession(OPEN, SEED, Terms()), "there:1", parties.nothing, draws(),
+                                parties.nothing)
+
+    _run(run())
+
+
+def _play_drafter_loop(choice: int, said: list[bytes]) -> None:
+    session = DraftSession(DRAFTER, SEED, [0, 1], _still)
+    _run(speculating.run_draft(World(said), session, "there:1", parties.nothing, 0.0))
+
+
+def _reports() -> list[list[bytes]]:
+    samples = np.array([0.5, 1.0])
+    outcomes = Outcomes(0, *(np.arange(2),) * 3, samples)
+    images = replace(outcomes, reconstruction=np.ones((2, 3), np.float32))
+    traffic = control._traffic(NO_TRAFFIC, NO_TRAFFIC)
+    closed = control_pb2.Closed(rounds=2, digest=b"1", meter=control_pb2.Meter(setup=traffic, rounds=traffic),
+                                seconds=control_pb2.Seconds(networks=1.0))
+    drawn = control_pb2.Drawn(count=2, items=bytes(16), indices=[1, 2], bits_sent=3.0)
+    opened = control_pb2.Report(opened=control_pb2.Opened(next_round=3))
+    return [[each.SerializeToString()] for each in (
+        opened, control._outcomes(outcomes), control._outcomes(images), control_pb2.Report(drawn=drawn),
+        control_pb2.Report(closed=closed))]
+
+
+def _play_report(choice: int, said: list[bytes]) -> None:
+    call: Any = Scripted(said)
+    lab = control.Conductor(call)
+    asked: Callable[[], Awaitable[object]] = [lab.opened, lab.outcomes, lab.outcomes_or_closed, lab.drawn,
+                                              lab.closed][choice]
+
+    async def ask() -> None:
+        await asked()
+
+    _run(ask())
+
+
+# Journals.
+
+
+@cache
+def _folder() -> tuple[tempfile.TemporaryDirectory[str], Path]:
+    """A folder for as long as this process lives, and the journal that is in it."""
+    folder = tempfile.TemporaryDirectory(prefix="glsnet-fuzz-")
+    with recorded(Path(folder.name), OPEN, seed_digest(SEED)) as journal:
+        for each in _coded(CODES[0]):
+            journal.append(each)
+    path, = Path(folder.name).iterdir()
+    return folder, path
+
+
+def _journal() -> list[list[bytes]]:
+    data, records = _folder()[1].read_bytes(), []
+    while data:
+        size = 8 + int.from_bytes(data[:4], "little")
+        records.append(data[:size])
+        data = data[size:]
+    return [records]
+
+
+def _rerecorded(data: bytes) -> bytes:
+    """A record with its length and check made right."""
+    return len(data[8:]).to_bytes(4, "little") + zlib.crc32(data[8:]).to_bytes(4, "little") + data[8:]
+
+
+def _play_journal(choice: int, said: list[bytes]) -> None:
+    """What a service does when it is started again."""
+    folder, path = _folder()
+    path.write_bytes(b"".join(said))
+    with recorded(Path(folder.name), OPEN, seed_digest(SEED)) as journal:
+        entries = [*journal]
+        session = EncoderSession(OPEN, CODES[0], SEED, entries[0].outcomes.first_round if entries else 0)
+        for entry in entries:
+            session.restore(entry.frame, entry.outcomes)
+        journal.append(_coded(CODES[0])[0])
+        assert len([*journal]) == len(entries) + 1
+
+
+def _play_frame(choice: int, said: list[bytes]) -> None:
+    for data in said:
+        to_bytes(from_bytes(data))
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """All that is fuzzed."""
+    to_target, to_drafter = zip(*map(_drafted, range(len(REQUESTS))), strict=True)
+    to_bob, to_alice = zip(*map(_talked, SCHEMES), strict=True)
+    to_encoder, to_decoder = _to_encoder(), _to_decoder()
+    asked = [[_asked("ab", 0)], [_asked("abc", 2, stop=("xyz", "q"), temperature=0.5, top_k=5, top_p=0.9, made=(1, 2),
+                                        draft_temperatures=(0.5, 1.0))]]
+    pieces = [speculating._reply(Piece("ab", [1, 2], [0, 1])),
+              speculating._reply(_target().begin(REQUESTS[0]).finished)]
+    frames = sorted({data for all_said in (to_encoder, to_decoder, to_target, to_drafter, to_bob, to_alice)
+                     for said in all_said for data in said})
+    return {
+        "frame": Entry(500, [[data] for data in frames], _play_frame),
+        "encoder": Entry(100, to_encoder, _play_encoder),
+        "decoder": Entry(100, to_decoder, _play_decoder),
+        "bob": Entry(60, [*to_bob], _play_bob),
+        "alice": Entry(60, [*to_alice], _play_alice),
+        "target": Entry(30, [*to_target], _play_target),
+        "drafter": Entry(30, [*to_drafter], _play_drafter),
+        "join": Entry(20, [to_encoder[0], to_bob[0], to_target[0]], _play_join),
+        "encoder's orders": Entry(15, _all_orders(decoder=False), _play_encoder_orders, bytes),
+        "decoder's orders": Entry(15, _all_orders(decoder=True), _play_decoder_orders, bytes),
+        "decoder's loop": Entry(15, to_decoder, _play_decoder_loop),
+        "alice's loop": Entry(10, [*to_alice], _play_alice_loop),
+        "drafter's loop": Entry(15, [*to_drafter], _play_drafter_loop),
+        "generate": Entry(10, asked, _play_generate, bytes),
+        "client": Entry(10, [pieces], _play_client, bytes),
+        "reports": Entry(10, _reports(), _play_report, bytes),
+        "journal": Entry(10, _journal(), _play_journal, _rerecorded),
+    }
+
+
+@cache
+def _others() -> list[bytes]:
+    """Messages of any conversation."""
+    return sorted({data for entry in entries().values() for said in entry.valid for data in said})
+
+
+# The run.
+
+
+def _broken(seed: int, number: int, given: Input) -> str:
+    said = "\n".join(data.hex() for data in given.said)
+    return (f"{traceback.format_exc()}\n{given.entry} {given.choice}, seed {seed}, input {number}; again: "
+            f"--seed {seed} --only {number}\n{said}")
+
+
+def _resident() -> int:
+    """Megabytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
+
+
+def main() -> None:
+    """All inputs, or one of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", type=int, help="the number of one input, to play again")
+    options = parser.parse_args()
+    logging.getLogger("glsnet").setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGALRM, _hung)
+    for name, entry in entries().items():  # compiles, too
+        for choice, said in enumerate(entry.valid):
+            try:
+                outcome = play(Input(name, choice, said))
+            except BaseException:
+                raise SystemExit(_broken(0, -1, Input(name, choice, said))) from None
+            print(name, choice, outcome)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+    numbers = range(options.inputs) if options.only is None else [options.only]
+    outcomes, spent = Counter[tuple[str, str]](), dict.fromkeys(entries(), 0.0)
+    since = time.perf_counter()
+    for done, number in enumerate(numbers):
+        given = input_of(options.seed, number)
+        began = time.perf_counter()
+        try:
+            outcomes[given.entry, play(given)] += 1
+        except BaseException:
+            raise SystemExit(_broken(options.seed, number, given)) from None
+        spent[given.entry] += time.perf_counter() - began
+        if (done + 1) % max(1, len(numbers) // 10) == 0:
+            print(f"{done + 1:>10,} inputs   {time.perf_counter() - since:7.1f} s   {_resident()} MB", flush=True)
+    for name in entries():
+        kinds = {kind: n for (entry, kind), n in sorted(outcomes.items()) if entry == name}
+        print(f"{name:<18}{sum(kinds.values()):>9,}   {spent[name]:6.1f} s   "
+              + ", ".join(f"{kind} {n:,}" for kind, n in kinds.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -44,7 +44,7 @@ def conversation(rng: random.Random, valid: Sequence[bytes], others: Sequence[by
                 said[at:] = said[:at]
             case _:
                 changed = mutated(rng, said[at], others)
-                said[at] = repair(changed) if rng.random() < 0.6 else changed
+                said[at] = repair(changed) if rng.random() < 0.75 else changed
     return said
 
 

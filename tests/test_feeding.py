@@ -127,7 +127,7 @@ def test_calls_that_are_lost_are_made_again_and_nothing_is_lost_or_taken_twice(
                 elif journals and n > frames - WINDOW:
                     proxies[n % 3].cut()
 
-            plan = replace(PLAN, patience=3.0) if journals else PLAN
+            plan = replace(PLAN, patience=5.0) if journals else PLAN
             feeding = feeding_of(plan, [each.address for each in proxies], parties[0].address)
             async with feeding.running():
                 taken = await fed(feeding, cut)
@@ -148,7 +148,7 @@ def test_a_decoder_that_stands_still_has_a_gap_and_is_back_when_it_has_caught_up
         services: list[Service], expected: list[Taken]) -> None:
     async def run() -> None:
         stopped = services[2].process
-        feeding = feeding_of(replace(PLAN, patience=0.5), [each.address for each in services])
+        feeding = feeding_of(replace(PLAN, patience=2.0), [each.address for each in services])
         feed = feeding.decoders[1]
 
         async def stop(n: int, taken: Taken) -> None:
@@ -206,7 +206,7 @@ def test_nobody_waits_for_a_decoder_that_starts_late_and_it_gets_all_rounds(
 def test_a_run_ends_without_a_decoder_that_never_starts(
         services: list[Service], expected: list[Taken], tmp_path: Path) -> None:
     async def run(never: Process) -> None:
-        feeding = feeding_of(replace(PLAN, patience=0.5), [services[0].address, services[1].address, never.reserve()],
+        feeding = feeding_of(replace(PLAN, patience=2.0), [services[0].address, services[1].address, never.reserve()],
                              late=frozenset({1}))
         async with feeding.running():
             taken = await fed(feeding, undisturbed)

@@ -23,7 +23,8 @@ from glsnet.sources.gaussian import Gaussian, noisy_observation
 
 SEED = seed_from_integer(7)
 CODE = decoding(partial(noisy_observation, noise_variance=0.5))
-K, SIZE, FRAMES = 3, 3, 40  # decoders, rounds in a frame, frames
+K, SIZE, FRAMES = 3, 3, 2 * WINDOW_FRAMES + 40  # decoders, rounds in a frame, frames
+FEW = 40  # frames of runs that are made again and again
 RNG = np.random.default_rng(5)
 A = RNG.standard_normal(SIZE * FRAMES)
 T = A[:, None] + 0.5**0.5 * RNG.standard_normal((A.size, K))
@@ -141,7 +142,8 @@ def test_the_one_that_is_ahead_sets_the_pace_not_one_that_catches_up() -> None:
 
 def test_a_decoder_that_is_too_far_behind_is_told_and_says_which_rounds_it_lost(
         monkeypatch: pytest.MonkeyPatch) -> None:
-    keep(monkeypatch, 20)
+    kept = WINDOW_FRAMES + 4
+    keep(monkeypatch, kept)
     host, own, late = encoder(), decoder(), decoder()
     join(host, own)
     for indices in encode(host, 2):
@@ -151,7 +153,7 @@ def test_a_decoder_that_is_too_far_behind_is_told_and_says_which_rounds_it_lost(
     for who, since in ((own, 2), (late, 0)):
         join(host, who)
         lost, *rest = sent(host, who.stream)
-        assert lost == Lost(SIZE * (FRAMES - 20))
+        assert lost == Lost(SIZE * (FRAMES - kept))
         assert isinstance(lost, Lost)
         who.skip(lost)
         who.skip(lost)  # which changes nothing any more
@@ -405,7 +407,7 @@ def _end(outcomes: Outcomes) -> int:
 def undisturbed() -> tuple[bytes, list[list[Outcomes]]]:
     """What the run is to come to: the encoder's digest, and each decoder's outcomes."""
     host = encoder()
-    frames = encode(host, FRAMES)
+    frames = encode(host, FEW)
     came = []
     for k in range(K):
         own = decoder(k)
@@ -416,8 +418,10 @@ def undisturbed() -> tuple[bytes, list[list[Outcomes]]]:
 
 @pytest.mark.parametrize("journalled", [True, False])
 @pytest.mark.parametrize("part", range(4))
-def test_any_faults_in_any_order_leave_every_round_once_and_as_it_was(part: int, journalled: bool) -> None:
+def test_any_faults_in_any_order_leave_every_round_once_and_as_it_was(
+        monkeypatch: pytest.MonkeyPatch, part: int, journalled: bool) -> None:
     """Cuts, noticed or not, lost and damaged frames, restarts of either side, slow readers: 50 seeds of 600 steps."""
+    monkeypatch.setattr(compression, "WINDOW_FRAMES", 2 * ACK_FRAMES)  # which few frames fill
     digest, expected = undisturbed()
     for seed in range(50 * part, 50 * (part + 1)):
         peers, host = interleaved(random.Random(seed), journalled)
@@ -429,7 +433,7 @@ def test_any_faults_in_any_order_leave_every_round_once_and_as_it_was(part: int,
                 assert np.array_equal(got.reconstruction, each.reconstruction), seed
             assert peer.session.lost == []
             assert not journalled or peer.session.digest == digest
-        assert host.next_round == A.size
+        assert host.next_round == SIZE * FEW
         assert not journalled or host.digest == digest
 
 
@@ -451,7 +455,7 @@ def interleaved(rng: random.Random, journalled: bool) -> tuple[list[Peer], Encod
         nonlocal host
         peer = rng.choices(peers, likes if bad else None)[0]
         what = rng.random()
-        if host.next_round < A.size:
+        if host.next_round < SIZE * FEW:
             if host.open:
                 entry = Entry(*host.encode(A[host.next_round :][:SIZE]))
                 journal.append(entry)
@@ -480,7 +484,7 @@ def interleaved(rng: random.Random, journalled: bool) -> tuple[list[Peer], Encod
             guarded(peer, host, peer.take)
         elif peer.up:
             guarded(peer, host, lambda: host.receive(peer.stream, from_bytes(peer.up.popleft())))
-        assert all(len(each.down) <= WINDOW_FRAMES + 2 for each in peers)  # and Terms, and End
+        assert all(len(each.down) <= 2 * ACK_FRAMES + 2 for each in peers)  # a window, Terms, and End
 
     for _ in range(600):
         step(bad=True)

@@ -23,7 +23,7 @@ from glsnet.errors import CallerError, DamageError, FrameError, TermsError
 from glsnet.frames import MAX_COUNT, PROTOCOL, Ack, End, Frame, Indices, Join, Lost, Terms
 from glsnet.joining import Host, check_answer, missing
 from glsnet.race import IntArray
-from glsnet.randomness import SEED_BYTES, seed_digest, session_key
+from glsnet.randomness import MAX_ROUNDS, SEED_BYTES, seed_digest, session_key
 
 Samples = NDArray[Any]  # R of them: float64 [R] of a Gaussian source, uint8 [R, pixels] of images
 ACK_FRAMES = 8  # a decoder acknowledges every so many frames, and the end
@@ -166,7 +166,7 @@ class EncoderSession(Host):
         """Code the next samples, R >= 1 of them, and put their messages into one frame.
 
         Raises:
-            CallerError: a sample is not finite or too far out, or there are too many for one frame.
+            CallerError: a sample is not finite or too far out, or there are too many for one frame or session.
         """
         frame, outcomes = self.coded(a)
         self.restore(frame, outcomes)
@@ -176,6 +176,9 @@ class EncoderSession(Host):
         """What `encode` gives, and does, but for changing anything: for threads."""
         if not 1 <= len(a) <= MAX_COUNT:
             raise CallerError(f"samples: expected 1 to {MAX_COUNT} for one frame, got {len(a)}")
+        if self.next_round + len(a) > MAX_ROUNDS:
+            raise CallerError(f"samples: expected rounds within 0 to {MAX_ROUNDS - 1}, got {len(a)} samples from round "
+                              f"{self.next_round} on; start a new session with another seed")
         messages, y = self._code.encode(self._key, self.next_round, a)
         frame = Indices.of(self.next_round, len(a), self._code.pack(self._key, self.next_round, messages))
         return frame, Outcomes(self.next_round, messages, y.stream, y.node)

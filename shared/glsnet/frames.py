@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar, get_args
 from google.protobuf.message import DecodeError
 
 from glsnet.errors import DamageError, FrameError, TermsError
+from glsnet.randomness import MAX_ROUNDS
 from glsnet.v1 import exchange_pb2 as pb
 
 PROTOCOL = 2
@@ -467,6 +468,9 @@ def _undamaged(frame: R) -> R:
     frame.checked()
     if not 1 <= frame.count <= MAX_COUNT:
         raise FrameError(f"count: expected 1 to {MAX_COUNT} rounds in a frame, got {frame.count}")
+    if frame.first_round + frame.count > MAX_ROUNDS:
+        raise FrameError(f"first_round: expected rounds within 0 to {MAX_ROUNDS - 1}, got {frame.count} from "
+                         f"{frame.first_round} on")
     return frame
 
 

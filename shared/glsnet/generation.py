@@ -12,6 +12,7 @@ from glsnet.verification import MAX_DRAFTS, MAX_LENGTH, RATIOS, SCHEMES, SINGLE
 
 MAX_SEED = (1 << 64) - 1
 MAX_AHEAD = 8
+MAX_STOP = 64  # texts: each is looked for after every token
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Request:
                               f"alike, got {', '.join(map(str, self.temperatures))}")
         if "" in self.stop:
             raise CallerError("stop: expected texts, got an empty one")
+        if len(self.stop) > MAX_STOP:
+            raise CallerError(f"stop: expected at most {MAX_STOP} texts, got {len(self.stop)}")
         if len(self.made) > self.max_tokens:
             raise CallerError(f"made: expected at most max_tokens, {self.max_tokens} tokens, got {len(self.made)}")
         if not 0 <= self.ahead <= MAX_AHEAD:
@@ -232,6 +235,7 @@ class Writer:
             self._held = ""
             self._known = self._read = len(self._tokens)
             return text[: min(found)], True
-        keep = max((n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        keep = max((n for stop in self._stop for n in range(1, min(len(stop), len(text) + 1))
+                    if text.endswith(stop[:n])), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False

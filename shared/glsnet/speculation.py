@@ -13,6 +13,7 @@ verified with the drafts of those that are in step. Which these are depends on t
 on noise at positions still to come; so each scheme's law is what it is with as many drafters.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ from glsnet.frames import (
     Spent,
     Terms,
     Tokens,
+    Traffic,
     Wanted,
     bytes_of,
     carried,
@@ -54,6 +56,8 @@ from glsnet.verification import (
     Verified,
     verify,
 )
+
+MAX_SPENT = 1 << 48  # bytes that a draft server can say a request took: sums of them stay within 64 bits
 
 
 class TargetSession(Host):
@@ -616,6 +620,9 @@ class Generation:
     def _spent(self, at: int, frame: Spent) -> None:
         if self._servers[at].spent or not self.finished.reason:
             raise FrameError(f"spent: expected it once, after done, from the draft server of stream {at}")
+        if not 0 <= frame.seconds < math.inf or max(*_numbers(frame.down), *_numbers(frame.up)) > MAX_SPENT:
+            raise FrameError(f"spent: expected seconds, and up to {MAX_SPENT} bytes of each kind, from the draft "
+                             f"server of stream {at}, got {frame}")
         self._servers[at].spent = True
         self._waiting.discard(at)
         finished = self.finished
@@ -662,6 +669,10 @@ class Generation:
     def _mark(self, what: str, server: int = -1) -> None:
         if self.timeline is not None:
             self.timeline.append(Mark(self.finished.blocks, what, server, self._clock()))
+
+
+def _numbers(traffic: Traffic) -> tuple[int, int, int, int]:
+    return traffic.packed, traffic.protobuf, traffic.stream, traffic.ip or 0
 
 
 class _Block:

@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
@@ -380,6 +381,8 @@ async def _opening(pipe: Pipe) -> pb.Open:
     order = rpc.parsed(pb.Order, await pipe.read() or b"")
     if order.WhichOneof("order") != "open":
         raise FrameError(f"order: expected open first, got {order.WhichOneof('order')}")
+    if not 0 <= order.open.patience < math.inf:
+        raise CallerError(f"patience: expected seconds, 0 for the party's own, got {order.open.patience}")
     return order.open
 
 
