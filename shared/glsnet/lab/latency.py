@@ -122,7 +122,7 @@ def _requests(settings: LatencyRun, point: Row, count: int) -> Requests:
     target = SyntheticModel(settings.seed)
     drafters = [(SyntheticModel(settings.seed, settings.noise), [k]) for k in range(point["drafts"])]
     return Requests(asked, target, drafters, settings.verify, settings.draft, point["drafts"],
-                    seed_from_integer(settings.seed), waits=None)
+                    seed_from_integer(settings.seed), waits=None, warm_up=1 + 20 * point["rtt"])
 
 
 def speculated(settings: LatencyRun, point: Row) -> Row:
