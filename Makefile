@@ -11,7 +11,7 @@ help:
 	@echo "make chaos   1,000 random runs in virtual time and 50 between processes: is anything lost? (a quarter of an hour)"
 	@echo "make load    64 decoder streams, then 32 generations with 8 draft servers, two minutes each"
 	@echo "make agreement   the simulator's time per block beside that of real links"
-	@echo "make fuzz    a million wrong inputs into every entry point"
+	@echo "make fuzz    a million wrong inputs into every entry point, and 5,000 into each running service (a quarter of an hour)"
 	@echo "make proto   regenerate shared/glsnet/v1 from proto/"
 	@echo "make clean   remove .venv and caches"
 
@@ -62,6 +62,7 @@ agreement: .venv/.installed
 
 fuzz: .venv/.installed-dev
 	.venv/bin/python benchmarks/fuzz.py --inputs 1000000
+	.venv/bin/python benchmarks/fuzz_services.py --inputs 5000
 
 proto: .venv/.installed-dev
 	.venv/bin/python -m grpc_tools.protoc -Iproto --python_out=shared --pyi_out=shared proto/glsnet/v1/*.proto

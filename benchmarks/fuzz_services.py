@@ -32,7 +32,7 @@ from glsnet.randomness import seed_from_integer
 from glsnet.transport import control, exchange, speculating
 
 AT_ONCE = 16
-CALL_SECONDS = 0.5  # that a call has before the client leaves: a good order to open a session waits for decoders
+CALL_SECONDS = 0.2  # that a call has before the client leaves: a good order to open a session waits for decoders
 METHODS = {  # of each kind of service: the entries whose conversations its methods take
     "encoder": {exchange.METHOD: ["encoder", "bob"], control.METHOD: ["encoder's orders"]},
     "decoder": {control.METHOD: ["decoder's orders"]},

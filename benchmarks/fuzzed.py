@@ -23,9 +23,10 @@ from unittest import mock
 
 import numpy as np
 from mutations import Repair, repaired
+from numpy.typing import NDArray
 
 from glsnet.codes import Code, decoding
-from glsnet.compression import DecoderSession, EncoderSession, Outcomes
+from glsnet.compression import DecoderSession, EncoderSession, Outcomes, Samples
 from glsnet.conversation import AliceSession, BobSession, Draw
 from glsnet.coupling import Scheme
 from glsnet.drafting import DraftSession
@@ -50,6 +51,8 @@ from glsnet.frames import (
     to_bytes,
 )
 from glsnet.generation import Asked, Piece, Request
+from glsnet.images import code as image_code
+from glsnet.images import model as image_model
 from glsnet.journal import Entry as Record
 from glsnet.language.synthetic import SyntheticModel
 from glsnet.randomness import seed_digest, seed_from_integer
@@ -213,15 +216,28 @@ CODES = [Code(SOURCE, "gls", 2, 8, 0.01), Code(SOURCE, "gls", 2, 8, 0.01, packin
 OPEN = "s"  # the session
 
 
+def _still() -> float:
+    return 0.0
+
+
+MODEL = image_model.load("digits")
+IMAGES = [image_code.ImageCode(MODEL, "gls", 2, 4, 64, MODEL.betas[0], _still),
+          image_code.ImageCode(MODEL, "wyner-ziv", 2, MODEL.counts[2], None, None, _still)]
+
+
 @cache
-def _coded(code: Code) -> list[Record]:
-    """Three frames of five samples."""
-    session = EncoderSession(OPEN, code, SEED)
-    samples = np.random.default_rng(1).normal(0.5, 1.4, (3, 5))
+def _coded(code: Code | image_code.ImageCode) -> list[Record]:
+    """Three frames of five samples, or images."""
+    session, rng = EncoderSession(OPEN, code, SEED), np.random.default_rng(1)
+    samples = rng.normal(0.5, 1.4, (3, 5)) if isinstance(code, Code) else _pixels(rng, MODEL.shape.half)
     return [Record(*session.encode(a)) for a in samples]
 
 
-def _encoder(code: Code) -> EncoderSession:
+def _pixels(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
+    return rng.integers(0, 256, (3, 5, size), np.uint8)
+
+
+def _encoder(code: Code | image_code.ImageCode) -> EncoderSession:
     session = EncoderSession(OPEN, code, SEED)
     for each in _coded(code):
         session.restore(each.frame, each.outcomes)
@@ -278,20 +294,35 @@ def _hosted(session: EncoderSession | BobSession | TargetSession, said: Iterator
 
 def _to_decoder() -> list[list[bytes]]:
     said: list[list[Frame]] = []
-    for code in CODES:
+    codes: list[Code | image_code.ImageCode] = [*CODES, *IMAGES]
+    for code in codes:
         terms = _encoder(code).join(Join(OPEN, None, Terms()))
         indices = [each.frame for each in _coded(code)]
         said += [[terms, *indices, End(15)], [terms, Lost(5), *indices[1:], End(15)]]
     return [[*map(to_bytes, each)] for each in said]
 
 
-def _decoder() -> DecoderSession:
-    return DecoderSession(OPEN, decoding(lambda _: SIDE), SEED, Terms(), party=b"12345678")
+def _decoder(choice: int) -> DecoderSession:
+    of = _image_code if _of_images(choice) else decoding(lambda _: SIDE)
+    return DecoderSession(OPEN, of, SEED, Terms(), party=b"12345678")
+
+
+def _image_code(terms: Terms) -> image_code.ImageCode:
+    return image_code.code_of(terms, MODEL, _still)
+
+
+def _of_images(choice: int) -> bool:
+    return choice >= 2 * len(CODES)
+
+
+def _side(choice: int, count: int) -> Samples:
+    """What a decoder knows of so many samples, or images."""
+    return np.zeros((count, MODEL.shape.side), np.uint8) if _of_images(choice) else np.zeros(count)
 
 
 def _play_decoder(choice: int, said: list[bytes]) -> None:
     """What `parties.run_decoder` does."""
-    session, frames = _decoder(), iter(said)
+    session, frames = _decoder(choice), iter(said)
     to_bytes(session.agree(_first(frames, Terms)))
     for data in frames:
         frame, before = from_bytes(data), _state(session)
@@ -304,7 +335,7 @@ def _play_decoder(choice: int, said: list[bytes]) -> None:
                     session.skip(frame)
                 case Indices(_, count) if not session.has(frame):
                     session.check(frame)
-                    _, ack = session.decode(frame, np.zeros(count))
+                    _, ack = session.decode(frame, _side(choice, count))
         except FrameError:
             _same(session, before)
             raise
@@ -389,10 +420,6 @@ REQUESTS = [
     Request("ab", 12, scheme="kseq", drafts=2, length=3),
     Request("ab", 12, scheme="block-verification", length=3),
 ]
-
-
-def _still() -> float:
-    return 0.0
 
 
 def _target() -> TargetSession:
@@ -566,20 +593,23 @@ def _samples(values: Sequence[float]) -> control_pb2.Order:
 
 
 def _all_orders(decoder: bool) -> list[list[bytes]]:
-    """Of a code, of a code that goes on, and of a coupling."""
+    """Of a code, of a code that goes on, of a coupling, and of codes for images."""
     own: dict[str, Any] = {}
     if decoder:
         own["decoder"] = control_pb2.Decoder(encoder="there:1", stream=0, slope=0.9, intercept=0.1, residual=0.1)
-    def code(of: Code, **more: Any) -> control_pb2.Open:
+    def code(of: Code | image_code.ImageCode, **more: Any) -> control_pb2.Open:
         return control_pb2.Open(session=OPEN, seed=SEED, terms=terms_to_proto(of.terms()), wait_for=1, **own, **more)
 
     samples = _samples([0.5, -1.0, 2.0, 0.0, 1.5])
+    images = [control_pb2.Order(samples=control_pb2.Samples(pixels=each.tobytes()))
+              for each in _pixels(np.random.default_rng(1), MODEL.shape.side if decoder else MODEL.shape.half)]
     scheme = Terms(scheme="gumbel", decoders=1, items=P.size)
     draw = control_pb2.Order(draw=control_pb2.Draw(rounds=ROUNDS, probabilities=P.astype("<f8").tobytes()))
     return [
         _orders(code(CODES[0]), samples, samples, samples),
         _orders(code(CODES[2], next_round=5, patience=1.0), samples, samples),
         _orders(control_pb2.Open(session=OPEN, seed=SEED, terms=terms_to_proto(scheme), **own), draw),
+        *(_orders(code(of), *images) for of in IMAGES),
     ]
 
 
@@ -602,17 +632,18 @@ def _play_encoder_orders(choice: int, said: list[bytes]) -> None:
 
 
 def _play_decoder_orders(choice: int, said: list[bytes]) -> None:
-    encoder = [_to_decoder()[0], _to_decoder()[5], _talked(SCHEMES[2])[1]][choice]
+    to_decoder = _to_decoder()
+    encoder = [to_decoder[0], to_decoder[5], _talked(SCHEMES[2])[1], *to_decoder[2 * len(CODES) :: 2]][choice]
     with mock.patch.object(control, "GrpcNet", lambda *_: World(encoder)):
         _run(control.conduct_decoder(Scripted(said), None, OWN))
 
 
 def _play_decoder_loop(choice: int, said: list[bytes]) -> None:
-    async def zeros(_: int, count: int) -> Any:
-        return np.zeros(count)
+    async def side(_: int, count: int) -> Samples:
+        return _side(choice, count)
 
     async def run() -> None:
-        await parties.run_decoder(World(said), _decoder(), "there:1", parties.nothing, zeros, parties.nothing,
+        await parties.run_decoder(World(said), _decoder(choice), "there:1", parties.nothing, side, parties.nothing,
                                   NoRecords(), 0.0)
 
     _run(run())

@@ -36,6 +36,7 @@ SCHEMES = RACES + QUANTISERS
 DEFAULT_SIGMA2 = 0.001
 LEAST_STEP, MOST_STEP = 1e-9, 1e3
 PACKINGS = ("fixed", "entropy")
+_AT_ONCE = 256  # rounds of which chances are worked out together
 LEAST_SIGMA2 = 1e-6  # where all cells of a round are looked at: there are some 10,000 of them then
 
 
@@ -172,8 +173,10 @@ class Code:
         return unpacked(self.l_max, first_round, count, data)
 
     def _chances(self, key: np.uint64, first_round: int, rounds: int) -> Iterator[FloatArray]:
-        """Pr[message | shared randomness], some rounds at a time, so that no frame takes much memory."""
-        few = max(1, (1 << 20) // self.l_max)
+        """Pr[message | shared randomness], some rounds at a time, so that no frame takes much memory, and one that says
+        it has many more rounds than it has is found out soon.
+        """
+        few = max(1, min(_AT_ONCE, (1 << 20) // self.l_max))
         for start in range(0, rounds, few):
             yield self.message_probabilities(key, first_round + start, min(few, rounds - start))
 

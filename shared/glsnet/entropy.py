@@ -15,6 +15,7 @@ from glsnet.race import FloatArray, IntArray
 
 MAX_MESSAGES = 1 << 12  # with 2^-16 at least for each, little is lost to the unlikely ones
 _TOTAL = 1 << 16
+_SEAL = 2  # words that end the bytes of some messages, and that those of more need not have
 
 
 def encode(messages: IntArray, chances: Iterable[FloatArray]) -> bytes:
@@ -48,6 +49,8 @@ def decode(packed: bytes, chances: Iterable[FloatArray]) -> IntArray:
             messages = decoder.decode(_model(), shares)
             again.encode(messages, _model(), shares)
             decoded.append(messages.astype(np.int64))
+            if again.num_words() > len(packed) // 4 + _SEAL:
+                break  # before more chances are worked out for what is none
     except AssertionError as error:
         raise FrameError(f"packed indices: expected entropy-coded messages, got other bytes: {error}") from error
     if _bytes(again) != packed:

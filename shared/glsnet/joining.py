@@ -126,6 +126,8 @@ def check_answer(join: Join, terms: Terms) -> None:
     terms.check(join.expected)
     if join.stream not in (None, terms.stream):
         raise TermsError(f"stream: expected {join.stream}, as asked for, got {terms.stream}")
+    if terms.stream is not None and terms.decoders is not None and terms.stream >= terms.decoders:
+        raise TermsError(f"stream: expected one of 0 to {terms.decoders - 1}, got {terms.stream}")
 
 
 def missing(terms: Terms, *names: str) -> FrameError:

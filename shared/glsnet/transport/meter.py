@@ -54,6 +54,7 @@ class Meter:
         self._open: set[socket.socket] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._dialling: set[asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
@@ -64,6 +65,8 @@ class Meter:
         self._server.close()
         for writer in self._writers:
             writer.close()  # its reader then comes to an end, and with it the task
+        for dialling in self._dialling:
+            dialling.cancel()  # the system may try for minutes, and for longer to find out what a name means
         await asyncio.gather(*self._tasks)
 
     @property
@@ -87,7 +90,12 @@ class Meter:
         self._tasks.add(task)
         self._writers.add(near_out)
         try:
-            far_in, far_out = await asyncio.open_connection(self._host, self._port)
+            dialling = asyncio.ensure_future(asyncio.open_connection(self._host, self._port))
+            self._dialling.add(dialling)
+            try:
+                far_in, far_out = await dialling
+            finally:
+                self._dialling.discard(dialling)
             peer: socket.socket = far_out.get_extra_info("socket")
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._open.add(peer)
@@ -103,8 +111,8 @@ class Meter:
             self._open.discard(peer)
             self._writers.discard(far_out)
             far_out.close()
-        except OSError:
-            pass  # the dialler sees a peer that is not there, and tries again
+        except (OSError, ValueError, asyncio.CancelledError):
+            pass  # the dialler sees a peer that is not there, if its name can be one, and tries again
         finally:
             near_out.close()
             self._writers.discard(near_out)
