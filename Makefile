@@ -1,15 +1,17 @@
 # The README's two commands are `make demo` and `make test`; each sets up .venv by itself.
 PYTHON ?= python3
 
-.PHONY: help demo test lint bench links chaos load agreement fuzz proto clean
+.PHONY: help demo test lint bench tls links chaos load mqtt agreement fuzz proto clean
 
 help:
 	@echo "make demo    one encoder and four decoders compress 50,000 samples over gRPC, then images, a small sweep, its report, and some text"
 	@echo "make test    ruff, mypy and the tests"
 	@echo "make bench   the speed claims, as ratios within one run"
+	@echo "make tls     what TLS costs in bytes and speed, as ratios within one run"
 	@echo "make links   what links that misbehave were asked for, and what comes of it"
 	@echo "make chaos   1,000 random runs in virtual time and 50 between processes: is anything lost? (a quarter of an hour)"
 	@echo "make load    64 decoder streams, then 32 generations with 8 draft servers, two minutes each"
+	@echo "make mqtt    one publish with K deliveries beside K gRPC streams: bits and delay, by Mosquitto if it is installed"
 	@echo "make agreement   the simulator's time per block beside that of real links"
 	@echo "make fuzz    a million wrong inputs into every entry point, and 5,000 into each running service (a quarter of an hour)"
 	@echo "make proto   regenerate shared/glsnet/v1 from proto/"
@@ -47,6 +49,9 @@ test: lint
 bench: .venv/.installed-dev
 	.venv/bin/python -m pytest benchmarks -s
 
+tls: .venv/.installed
+	.venv/bin/python benchmarks/tls.py
+
 links: .venv/.installed
 	.venv/bin/python benchmarks/links.py
 
@@ -56,6 +61,9 @@ chaos: .venv/.installed
 
 load: .venv/.installed
 	.venv/bin/python benchmarks/load.py
+
+mqtt: .venv/.installed
+	.venv/bin/python benchmarks/mqtt.py
 
 agreement: .venv/.installed
 	.venv/bin/python benchmarks/agreement.py

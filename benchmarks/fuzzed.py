@@ -91,7 +91,7 @@ class Entry(NamedTuple):
 class Scripted:
     """A `Dialled` whose peer says so much, whatever it hears, and ends the stream."""
 
-    peer = "fuzz"
+    peer, name = "fuzz", None
 
     def __init__(self, said: Iterable[bytes]) -> None:
         self._said = iter(said)
@@ -150,6 +150,10 @@ class World:
     async def compute(self, function: Callable[..., T], *arguments: object) -> T:
         """See `Net`."""
         return function(*arguments)
+
+    def proven(self, join: Join) -> Join:
+        """See `Net`."""
+        return join
 
     def local(self, seconds: float) -> float:
         """No time at all."""

@@ -44,6 +44,15 @@ def main(
     journal: service.Journal = None,
     silence: service.Silence = rpc.SILENCE_SECONDS,
     patience: service.Patience = exchange.PATIENCE,
+    certificate: service.TlsCertificate = None,
+    key: service.TlsKey = None,
+    authority: service.TlsAuthority = None,
+    insecure: service.Insecure = False,
+    token_file: service.TokenFile = None,
+    mqtt_user: service.MqttUser = None,
+    mqtt_password_file: service.MqttPasswordFile = None,
+    metrics: service.Metrics = None,
+    traces: service.Traces = None,
     until_stdin_closes: service.UntilStdinCloses = False,
 ) -> None:
     """Serve as a decoder.
@@ -59,7 +68,9 @@ def main(
     if context.invoked_subcommand is not None:
         return
     job = None
-    own = control.Own(service.image_model(image_model), journal, silence, patience)
+    security = service.security(certificate, key, authority, insecure, listen, *([] if encoder is None else [encoder]))
+    own = control.Own(service.image_model(image_model), journal, security, silence, patience,
+                      service.login(mqtt_user, mqtt_password_file))
     try:
         if encoder is not None:
             rpc.check_address(encoder)
@@ -73,13 +84,13 @@ def main(
                          variance=variance)
         code_of = decoding(partial(noisy_observation, noise_variance=noise_variance))
         session = partial(DecoderSession, exchange.CODEC, code_of, seed_from_integer(seed), expected, stream, 0)
-        job = partial(_decode, session, encoder, t, output, seed_from_integer(seed), own)
+        job = partial(_decode, session, encoder, t, output, seed_from_integer(seed), service.token(token_file), own)
     methods = {control.METHOD: partial(control.conduct_decoder, encoder=encoder, own=own)}
-    service.run("decoder", listen, methods, job, until_stdin_closes, silence)
+    service.run("decoder", listen, methods, job, until_stdin_closes, security, silence, metrics, traces)
 
 
 async def _decode(session_of: Callable[[bytes], DecoderSession], encoder: str, t: FloatArray, output: Path,
-                  seed: bytes, own: control.Own) -> None:
+                  seed: bytes, token: bytes, own: control.Own) -> None:
     """Decode a whole stream of the encoder's and write the reconstructions, or nothing if anything fails."""
     with write_atomically(output) as handle, control.journal_of(own, exchange.CODEC, seed) as journal:
         session = session_of(journal.party)
@@ -100,7 +111,7 @@ async def _decode(session_of: Callable[[bytes], DecoderSession], encoder: str, t
         for entry in journal:
             session.restore(entry.outcomes)
             await write(entry.outcomes)
-        net = GrpcNet(exchange.METHOD, own.silence)
+        net = GrpcNet(exchange.METHOD, own.security, own.silence, token)
         await parties.run_decoder(net, session, encoder, parties.nothing, take, write, journal, own.patience)
         for first, below in session.lost:
             rpc.log.warning("rounds %d to %d: lost; the encoder does not keep them any more", first, below - 1)

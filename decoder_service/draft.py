@@ -25,6 +25,12 @@ def draft(
     dtype: service.Dtype = "float32",
     silence: service.Silence = rpc.SILENCE_SECONDS,
     patience: service.Patience = exchange.PATIENCE,
+    certificate: service.TlsCertificate = None,
+    key: service.TlsKey = None,
+    authority: service.TlsAuthority = None,
+    insecure: service.Insecure = False,
+    token_file: service.TokenFile = None,
+    metrics: service.Metrics = None,
     until_stdin_closes: service.UntilStdinCloses = False,
 ) -> None:
     """Serve as a draft server: propose tokens for the target's requests, until the target ends.
@@ -32,6 +38,7 @@ def draft(
     `python -m decoder_service draft --target HOST:7000 --streams 0,1 --seed 7`. The model must have the target's
     vocabulary; drafts of all streams go through it together. --listen answers health checks.
     """
+    security = service.security(certificate, key, authority, insecure, listen, target)
     try:
         rpc.check_address(target)
         session = DraftSession(models.load(model, device, dtype), seed_from_integer(seed), _streams(streams),
@@ -42,9 +49,9 @@ def draft(
     async def agreed() -> None:
         print(f"joined {target}", flush=True)
 
-    net = rpc.GrpcNet(exchange.METHOD, silence)
+    net = rpc.GrpcNet(exchange.METHOD, security, silence, service.token(token_file))
     job = partial(speculating.run_draft, net, session, target, agreed, patience)
-    service.run("draft", listen, {}, job, until_stdin_closes, silence)
+    service.run("draft", listen, {}, job, until_stdin_closes, security, silence, metrics, None)
 
 
 def _streams(text: str) -> list[int]:

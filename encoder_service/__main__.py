@@ -18,6 +18,7 @@ from glsnet.sources.gaussian import Gaussian
 from glsnet.sources.samples import read_column
 from glsnet.transport import control, exchange, parties, rpc, service
 from glsnet.transport.exchange import Broadcast, Broadcasts
+from glsnet.transport.metrics import SESSIONS_OPEN
 from glsnet.transport.rpc import GrpcNet
 
 
@@ -41,6 +42,15 @@ def main(
     journal: service.Journal = None,
     silence: service.Silence = rpc.SILENCE_SECONDS,
     patience: service.Patience = exchange.PATIENCE,
+    certificate: service.TlsCertificate = None,
+    key: service.TlsKey = None,
+    authority: service.TlsAuthority = None,
+    insecure: service.Insecure = False,
+    token_file: service.TokenFile = None,
+    mqtt_user: service.MqttUser = None,
+    mqtt_password_file: service.MqttPasswordFile = None,
+    metrics: service.Metrics = None,
+    traces: service.Traces = None,
     until_stdin_closes: service.UntilStdinCloses = False,
 ) -> None:
     """Serve as the encoder.
@@ -51,13 +61,17 @@ def main(
     As a plain codec: `python -m encoder_service --listen 0.0.0.0:7000 --source a.txt --seed 7 --decoders 2` waits for
     two decoders, codes the file for them, and ends. Only indices leave this process.
 
+    Beyond this machine every connection is TLS, with certificates at both ends: `glsnet certificates --help`.
+
     For speculative decoding: `python -m encoder_service target --help`.
     """
     if context.invoked_subcommand is not None:
         return
     broadcasts: Broadcasts = {}
     job = None
-    own = control.Own(service.image_model(image_model), journal, silence, patience)
+    security = service.security(certificate, key, authority, insecure, listen)
+    own = control.Own(service.image_model(image_model), journal, security, silence, patience,
+                      service.login(mqtt_user, mqtt_password_file))
     if source is not None:
         try:
             a = read_column(source)
@@ -68,13 +82,13 @@ def main(
             session = EncoderSession(exchange.CODEC, code, seed_from_integer(seed))
         except CallerError as error:
             raise typer.BadParameter(str(error)) from error
-        broadcasts[exchange.CODEC] = Broadcast(session)
+        broadcasts[exchange.CODEC] = Broadcast(session, service.token(token_file))
         job = partial(_encode, broadcasts[exchange.CODEC], a, frame, seed_from_integer(seed), own)
     methods = {
         exchange.METHOD: partial(exchange.serve_join, broadcasts=broadcasts),
         control.METHOD: partial(control.conduct_encoder, broadcasts=broadcasts, own=own),
     }
-    service.run("encoder", listen, methods, job, until_stdin_closes, silence)
+    service.run("encoder", listen, methods, job, until_stdin_closes, security, silence, metrics, traces)
 
 
 def _variance(source: Path, a: FloatArray) -> float:
@@ -87,7 +101,7 @@ async def _encode(broadcast: Broadcast[EncoderSession], a: FloatArray, frame: in
                   ) -> None:
     """Code the whole file, or what of it is not in the journal."""
     session = broadcast.session
-    with control.journal_of(own, session.session, seed) as journal:
+    with SESSIONS_OPEN.track_inprogress(), control.journal_of(own, session.session, seed) as journal:
         for entry in journal:
             session.restore(entry.frame, entry.outcomes)
         left = _frames(a[session.next_round :], frame)

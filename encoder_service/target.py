@@ -27,6 +27,12 @@ def target(
     patience: Annotated[float, typer.Option(min=0.001, help="Seconds that a block waits for its draft servers before "
                                             "it is verified without those that are late.")] = speculating.DRAFT_SECONDS,
     silence: service.Silence = SILENCE_SECONDS,
+    certificate: service.TlsCertificate = None,
+    key: service.TlsKey = None,
+    authority: service.TlsAuthority = None,
+    insecure: service.Insecure = False,
+    token_file: service.TokenFile = None,
+    metrics: service.Metrics = None,
     until_stdin_closes: service.UntilStdinCloses = False,
 ) -> None:
     """Serve a language model as the target of speculative decoding.
@@ -38,15 +44,16 @@ def target(
 
     Any gRPC client can generate, too: proto/glsnet/v1/generation.proto.
     """
+    security = service.security(certificate, key, authority, insecure, listen)
     try:
         session = TargetSession(models.load(model, device, dtype), seed_from_integer(seed), streams, time.monotonic,
                                 patience)
     except CallerError as error:
         raise typer.BadParameter(str(error)) from error
-    broadcast = Broadcast(session)
+    broadcast = Broadcast(session, service.token(token_file))
     methods = {
         exchange.METHOD: partial(exchange.serve_join, broadcasts={session.session: broadcast}),
         speculating.STATUS: partial(speculating.serve_status, session=session),
         speculating.METHOD: partial(speculating.serve_generate, net=GrpcNet(exchange.METHOD), broadcast=broadcast),
     }
-    service.run("target", listen, methods, None, until_stdin_closes, silence)
+    service.run("target", listen, methods, None, until_stdin_closes, security, silence, metrics, None)

@@ -19,7 +19,7 @@ from glsnet.lab.feeding import WINDOW, Conduct, Feeding, Frame, absent
 from glsnet.lab.plan import Gap, Plan
 from glsnet.lab.processes import Process
 from glsnet.lab.runner import play
-from glsnet.transport.control import DecoderOrder, conducting
+from glsnet.transport.control import DecoderOrder, Session, conducting
 
 Taken = tuple[Frame, Outcomes, list[Outcomes]]
 NUMBERS = itertools.count()
@@ -38,7 +38,8 @@ def feeding_of(plan: Plan, addresses: list[str], links: str | None = None, late:
                ) -> Feeding:
     """Of a run of `plan` by an encoder and decoders at these addresses; decoders dial the encoder at `links`."""
     encoder, *decoders = addresses
-    make = partial(conducting, session=f"session {next(NUMBERS)}", seed=plan.seed, terms=terms_of(plan.code, plan.seed))
+    session = Session(f"session {next(NUMBERS)}", plan.seed)
+    make = partial(conducting, session=session, terms=terms_of(plan.code, plan.seed))
 
     def conduct(address: str, peer: str, order: DecoderOrder | None) -> Conduct:
         return lambda resume: make(address, peer, decoder=order, resume=resume)

@@ -33,7 +33,7 @@ from glsnet.lab.plan import Parties
 from glsnet.lab.settings import ImagesRun
 from glsnet.race import candidates, listed_race
 from glsnet.randomness import MAX_STREAMS, seed_from_integer, session_key
-from glsnet.transport.control import DecoderOrder, conducting
+from glsnet.transport.control import DecoderOrder, Session, conducting
 
 SEED = seed_from_integer(3)
 KEY = session_key(SEED, "image-race")
@@ -361,9 +361,10 @@ def test_a_service_refuses_an_order_of_half_an_image() -> None:
     terms = terms_of(ImageCode(load("digits"), "vq", 1, 4, None, None, time.thread_time), SEED)
 
     async def order(address: str) -> None:
-        async with conducting(address, "encoder", "s", SEED, terms, None) as encoder:
+        async with conducting(address, "encoder", Session("s", SEED), terms, None) as encoder:
             await encoder.opened()
-            async with conducting(address_of_decoder, "decoder", "s", SEED, terms, DecoderOrder(address, 0)) as decoder:
+            order = DecoderOrder(address, 0)
+            async with conducting(address_of_decoder, "decoder", Session("s", SEED), terms, order) as decoder:
                 await decoder.opened()
                 await encoder.send(np.zeros(33, np.uint8))
                 await encoder.outcomes()

@@ -30,12 +30,17 @@ def test_the_generated_code_is_that_of_the_protos(tmp_path: Path) -> None:
 OF_PROTOBUF = {"frames.py", *(f"transport/{name}.py" for name in ("control", "journal", "records", "speculating"))}
 
 
+OF_MQTT = {"transport/mqtt.py": "aiomqtt", "lab/broker.py": "amqtt"}
+
+
 def test_only_the_transport_and_the_services_know_of_grpc() -> None:
     for path in (ROOT / "shared" / "glsnet").rglob("*.py"):
         where = path.relative_to(ROOT / "shared" / "glsnet")
         text = path.read_text()
         if where.parts[0] != "transport":
             assert "import grpc" not in text, path
+        for of in ("aiomqtt", "amqtt"):
+            assert f"from {of}" not in text or OF_MQTT.get(where.as_posix()) == of, path
         if where.parts[0] != "v1" and where.as_posix() not in OF_PROTOBUF:
             assert "glsnet.v1" not in text.replace("/glsnet.v1.", ""), path
 

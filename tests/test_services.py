@@ -30,7 +30,7 @@ from glsnet.errors import DamageError, FrameError, GlsnetError, TermsError, Tran
 from glsnet.frames import Ack, End, Frame, Indices, Join, Refusal, Terms, Turn, TurnKind, from_bytes, to_bytes
 from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import Gaussian, SideInformation
-from glsnet.transport.control import DecoderOrder, Resume, conducting
+from glsnet.transport.control import DecoderOrder, Resume, Session, conducting
 from glsnet.transport.exchange import CODEC, METHOD
 
 SEED = seed_from_integer(7)
@@ -285,7 +285,7 @@ def test_a_decoder_refuses_what_breaks_the_protocol_and_stays_up(
         frames: list[Frame | bytes], error: type[GlsnetError], text: str) -> None:
     async def conducted(address: str, encoder: str) -> None:
         order = DecoderOrder(encoder, 1, SideInformation(0.5, 0.0, 0.5))
-        async with conducting(address, "decoder", "s", SEED, TERMS, order) as decoder:
+        async with conducting(address, "decoder", Session("s", SEED), TERMS, order) as decoder:
             await decoder.opened()
             await decoder.send(np.zeros(8))
             while True:
@@ -318,7 +318,8 @@ def test_a_decoder_joins_again_after_damage_or_loss_and_goes_on_where_it_was(
     async def conducted(address: str, encoder: str, rounds: int, patience: float) -> list[tuple[int, list[int]]]:
         order = DecoderOrder(encoder, 1, SideInformation(0.5, 0.0, 0.5))
         came: list[tuple[int, list[int]]] = []
-        async with conducting(address, "decoder", "s", SEED, TERMS, order, Resume(patience=patience)) as decoder:
+        async with conducting(address, "decoder", Session("s", SEED), TERMS, order,
+                              Resume(patience=patience)) as decoder:
             await decoder.opened()
             await decoder.send(np.zeros(8))
             while sum(len(each) for _, each in came) < rounds:
@@ -386,7 +387,7 @@ BREAKS_BOB: list[tuple[Scheme, Frame | bytes, str]] = [
 def test_bob_ends_an_exchange_that_breaks_the_protocol_and_serves_the_next() -> None:
     async def broken(address: str, scheme: Scheme, frame: Frame | bytes, text: str) -> None:
         terms = conversation.terms_of(scheme, 3, SEED)
-        async with conducting(address, "encoder", "s", SEED, terms, None) as his:
+        async with conducting(address, "encoder", Session("s", SEED), terms, None) as his:
             await his.opened()
             peer = Peer(address)
             peer.send(Join("s", 0, Terms()))
@@ -417,9 +418,9 @@ def test_bob_ends_an_exchange_that_breaks_the_protocol_and_serves_the_next() -> 
 async def well(encoder: str, decoder: str) -> None:
     """The same services, in order."""
     terms = conversation.terms_of(LOW, 3, SEED)
-    async with conducting(encoder, "encoder", "s", SEED, terms, None) as his:
+    async with conducting(encoder, "encoder", Session("s", SEED), terms, None) as his:
         await his.opened()
-        async with conducting(decoder, "decoder", "s", SEED, terms, DecoderOrder(encoder, 0)) as hers:
+        async with conducting(decoder, "decoder", Session("s", SEED), terms, DecoderOrder(encoder, 0)) as hers:
             await hers.opened()
             await hers.draw(Draw(1000, P))
             await his.draw(Draw(1000, Q))
@@ -453,7 +454,7 @@ def test_alice_ends_an_exchange_that_breaks_the_protocol_and_stays_up(
         frames: list[Frame | bytes], error: type[GlsnetError], text: str) -> None:
     async def conducted(address: str, encoder: str) -> None:
         terms = conversation.terms_of(LOW, 3, SEED)
-        async with conducting(address, "decoder", "s", SEED, terms, DecoderOrder(encoder, 0)) as hers:
+        async with conducting(address, "decoder", Session("s", SEED), terms, DecoderOrder(encoder, 0)) as hers:
             await hers.opened()
             await hers.draw(Draw(2, P))
             await hers.drawn()

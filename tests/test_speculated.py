@@ -276,5 +276,5 @@ def test_a_draft_server_that_cannot_join_ends_the_run_with_its_log(checkpoints: 
 def test_targets_that_run_already_have_settings_of_their_own() -> None:
     for option, error in (("seed=3", "seed: expected none with --target"), ("experiment=matching", "--target: "),
                           ("transport=direct", "--target: ")):
-        with pytest.raises(CallerError, match=error):
-            cli_speculation.speculation([option], target="127.0.0.1:1")
+        done = glsnet("run", "speculation", "--set", option, "--target", "127.0.0.1:1", code=2)
+        assert error in done.stderr

@@ -20,6 +20,7 @@ from glsnet.generation import Asked, Piece
 from glsnet.speculation import TargetSession, generate, introduce
 from glsnet.transport import speculating
 from glsnet.transport.parties import nothing
+from glsnet.transport.security import Security
 from glsnet.verification import SCHEMES, SINGLE
 
 TARGET = Toy(9, seed=1)
@@ -117,7 +118,7 @@ def test_draft_servers_that_do_not_go_with_the_target_are_refused() -> None:
             ):
                 with pytest.raises(TermsError, match=text):
                     await speculating.run_draft(NET, session, net.address, nothing, PATIENCE)
-            assert (await speculating.status(net.address)).drafting == 2
+            assert (await speculating.status(net.address, Security())).drafting == 2
     asyncio.run(run())
 
 

@@ -11,7 +11,7 @@ A DecoderSession is given its own side information, the frames and the seed, and
 
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -139,9 +139,9 @@ class EncoderSession(Host):
         done = {k for k, at in self.acknowledged.items() if k in self._ended and at == self.next_round}
         return self._done | done | self.refused
 
-    def join(self, join: Join) -> Terms:
+    def join(self, join: Join, closed: Container[int] = ()) -> Terms:
         """As any host; the decoder is then sent what it has not, as far as it is kept."""
-        terms = super().join(join)
+        terms = super().join(join, closed)
         assert terms.stream is not None
         self._sent[terms.stream] = join.next_round
         self._flying[terms.stream] = deque()

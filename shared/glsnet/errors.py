@@ -25,6 +25,10 @@ class TermsError(PeerError):
     """The two parties do not mean the same session; the text names the term and both values."""
 
 
+class RefusedError(PeerError):
+    """Who asks has not shown that it may: another certificate's name, no proof of a session's token, or an old one."""
+
+
 class TransportError(GlsnetError):
     """The network or a process failed: unreachable, timed out, lost. The same call may succeed later."""
 

@@ -59,7 +59,8 @@ class Join:
     """A decoder asks to take part in a session, on a stream of its choice or of the encoder's.
 
     A draft server may have several `streams`, and names them instead of `stream`. `party` tells whoever joins again
-    from others; it then goes on with `next_round`.
+    from others; it then goes on with `next_round`. `attempt` and `proof` show that it knows the session's token, see
+    `joining.proven`.
     """
 
     session: str
@@ -68,6 +69,8 @@ class Join:
     streams: tuple[int, ...] = ()
     next_round: int = 0
     party: bytes = b""
+    attempt: int = 0
+    proof: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -279,9 +282,9 @@ _CHECK_TAG = b"\xfd\x01"  # of Frame.check, which comes last
 def to_bytes(frame: Frame) -> bytes:
     """The frame as it goes on the wire, before gRPC's own 5 bytes."""
     match frame:
-        case Join(session, stream, expected, streams, next_round, party):
-            join = pb.Join(session=session, stream=stream, expected=terms_to_proto(expected), streams=streams,
-                           next_round=next_round, party=party)
+        case Join(session, stream, expected):
+            join = pb.Join(session=session, stream=stream, expected=terms_to_proto(expected), streams=frame.streams,
+                           next_round=frame.next_round, party=frame.party, attempt=frame.attempt, proof=frame.proof)
             message = pb.Frame(join=join)
         case Terms():
             message = pb.Frame(terms=terms_to_proto(frame))
@@ -347,7 +350,7 @@ def from_bytes(data: bytes) -> Frame:
             join = message.join
             stream = join.stream if join.HasField("stream") else None
             return Join(join.session, stream, terms_from_proto(join.expected), tuple(join.streams), join.next_round,
-                        join.party)
+                        join.party, join.attempt, join.proof)
         case "terms":
             return terms_from_proto(message.terms)
         case "indices":

@@ -1,10 +1,18 @@
-"""How a session begins, on both sides, whatever is exchanged in it, and how a decoder comes back: Join, Terms, Ack."""
+"""How a session begins, on both sides, whatever is exchanged in it, and how a decoder comes back: Join, Terms, Ack.
 
+    proven, Door    a decoder shows that it knows the session's token, and the encoder lets in only those that do
+    Host            the encoder's side of a session, on which each kind of session builds
+    check_answer    the decoder's side
+"""
+
+import hmac
 import secrets
+import struct
 from collections import deque
+from collections.abc import Container, Iterable
 from dataclasses import replace
 
-from glsnet.errors import FrameError, TermsError
+from glsnet.errors import FrameError, RefusedError, TermsError
 from glsnet.frames import Ack, Frame, Join, Refusal, Terms
 
 PARTY_BYTES = 8
@@ -13,6 +21,56 @@ PARTY_BYTES = 8
 def new_party() -> bytes:
     """What tells a party from others that would have its stream; not secret, never the same twice."""
     return secrets.token_bytes(PARTY_BYTES)
+
+
+def proven(join: Join, token: bytes, attempt: int) -> Join:
+    """The same with the proof that its party knows the token; without a token, as it is.
+
+    `attempt` has to be greater each time that the party joins.
+    """
+    if not token:
+        return join
+    numbered = replace(join, attempt=attempt)
+    return replace(numbered, proof=_proof(numbered, token))
+
+
+class Door:
+    """Who may join a session: who proves to know its token, each time anew; and a stream is its certificate's alone."""
+
+    def __init__(self, token: bytes = b"") -> None:
+        self._token = token
+        self._attempts: dict[bytes, int] = {}  # by party, of those that knew the token
+        self._names: dict[int, str] = {}  # by stream
+
+    def check(self, join: Join) -> None:
+        """Raise RefusedError if it proves nothing, or was said before."""
+        if not self._token:
+            return
+        if not join.proof:
+            raise RefusedError("join: expected a proof of the session's token, got none; give --token-file")
+        if not hmac.compare_digest(join.proof, _proof(join, self._token)):
+            raise RefusedError("join: expected a proof of this session's token, got one of another")
+        if join.attempt <= self._attempts.get(join.party, -1):
+            raise RefusedError("join: expected a later attempt than those before, got one that was made already; is "
+                               "this party's clock right?")
+        self._attempts[join.party] = join.attempt
+
+    def closed_to(self, name: str | None) -> frozenset[int]:
+        """The streams that belong to others than the party whose certificate has this name."""
+        return frozenset(stream for stream, of in self._names.items() if of != name)
+
+    def bind(self, streams: Iterable[int], name: str | None) -> None:
+        """From now on they belong to a name, if there is one."""
+        if name is not None:
+            self._names.update(dict.fromkeys(streams, name))
+
+
+def _proof(join: Join, token: bytes) -> bytes:
+    """See exchange.proto."""
+    streams = join.streams if join.stream is None else (join.stream,)
+    said = struct.pack(f"<QQI{len(join.party)}sI{len(streams)}I", join.attempt, join.next_round, len(join.party),
+                       join.party, len(streams), *streams)
+    return hmac.digest(token, said + join.session.encode(), "sha256")
 
 
 class Host:
@@ -44,10 +102,11 @@ class Host:
         """Every round below this one has been acknowledged by every decoder that is still there."""
         return min((at or 0 for at in self.acknowledged.values()), default=self.next_round)
 
-    def join(self, join: Join) -> Terms:
+    def join(self, join: Join, closed: Container[int] = ()) -> Terms:
         """Admit a decoder and answer with the terms, its stream among them.
 
         A party that has joined before gets its stream back; if the stream it came by is still open, that one is over.
+        None of the `closed` streams is for it, see `Door`.
 
         Raises:
             TermsError: it expects other terms, its stream is taken or out of range, or no stream is free.
@@ -56,13 +115,15 @@ class Host:
             raise TermsError(f"session: the encoder has {self.session!r}, the decoder expects {join.session!r}")
         self.terms.check(replace(join.expected, stream=None))
         own = next((k for k, party in self._parties.items() if party and party == join.party), None)
-        free = (k for k in range(self.decoders) if k not in self.acknowledged)
+        free = (k for k in range(self.decoders) if k not in self.acknowledged and k not in closed)
         stream = join.stream if join.stream is not None else next(free, self.decoders) if own is None else own
         if stream >= self.decoders:
             raise TermsError(
                 f"stream: expected one of 0 to {self.decoders - 1}, "
                 + (f"got {stream}" if join.stream is not None else "got another decoder when all had joined")
             )
+        if stream in closed:
+            raise RefusedError(f"stream: expected one that is not another party's, got {stream}")
         if stream in self.acknowledged and stream != own:
             raise TermsError(f"stream: expected one that is free, got {stream}, on which a decoder has joined")
         if self.next_round > 0 and not self.joins_late:

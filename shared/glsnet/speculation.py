@@ -15,7 +15,7 @@ on noise at positions still to come; so each scheme's law is what it is with as 
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -99,7 +99,7 @@ class TargetSession(Host):
         """Streams with a draft server that has agreed."""
         return sum(len(self._streams[first]) for first in self._agreed())
 
-    def join(self, join: Join) -> Terms:
+    def join(self, join: Join, closed: Container[int] = ()) -> Terms:
         """Admit a draft server; one that has joined before gets its streams back, and what it came by is over.
 
         Raises:
@@ -109,12 +109,12 @@ class TargetSession(Host):
         if own not in (join.streams[:1] or (own,)):
             own = None
         taken = {k for first, streams in self._streams.items() if first != own for k in streams}
-        free = [k for k in range(self.decoders) if k not in taken]
+        free = [k for k in range(self.decoders) if k not in taken and k not in closed]
         streams = join.streams or ((own,) if own in free and own is not None else tuple(free[:1]))
         if not streams or not {*streams} <= {*free} or len({*streams}) < len(streams):
             raise TermsError(f"streams: expected some of {free}, those of 0 to {self.decoders - 1} that are free, got "
                              f"{list(join.streams) or 'another draft server'}")
-        terms = super().join(replace(join, stream=streams[0]))
+        terms = super().join(replace(join, stream=streams[0]), closed)
         self._forget(streams[0])
         self._streams[streams[0]] = streams
         return terms

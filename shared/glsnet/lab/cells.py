@@ -29,14 +29,16 @@ def measure(cell: Cell) -> dict[str, Any]:
     settings, searched = (cell.settings, []) if cell.search is None else _searched(cell.settings, cell.search)
     if isinstance(settings, ImagesRun) and cell.repetition:
         settings = settings.model_copy(update={"shown": 0})  # one contact sheet will do, and records stay small
-    result = _result(settings)
+    return body(_result(settings), time.perf_counter() - since, searched)
+
+
+def body(result: dict[str, Any], seconds: float, searched: list[dict[str, float]]) -> dict[str, Any]:
+    """What `measure` gives of a result that took so many seconds."""
+    result = dict(result)
     timing = {"samples_per_second": result.pop("samples_per_second")}
     if "seconds" in result:
         timing["spent"] = result.pop("seconds")
-    return {
-        "result": result | {"searched": searched},
-        "timing": {"seconds": time.perf_counter() - since} | timing,
-    }
+    return {"result": result | {"searched": searched}, "timing": {"seconds": seconds} | timing}
 
 
 def _searched(settings: GaussianRun | ImagesRun, search: Search

@@ -3,7 +3,9 @@
 import asyncio
 import csv
 import json
+import math
 import signal
+import socket
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -16,10 +18,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from glsnet.errors import CallerError, GlsnetError
+from glsnet.errors import CallerError, GlsnetError, TransportError
 from glsnet.faults import faults_of
 from glsnet.lab import (
     cli_chaos,
+    cli_doors,
     cli_generate,
     cli_latency,
     cli_report,
@@ -34,11 +37,15 @@ from glsnet.lab import (
 )
 from glsnet.lab import nature as natures
 from glsnet.lab.cli_sweep import DataOption, folder_for
+from glsnet.lab.kept import keeper
+from glsnet.lab.live import Live, LiveAt, page
 from glsnet.lab.pairs import Pair, language_pairs, read_pairs
-from glsnet.lab.plan import Drawn, Parties
+from glsnet.lab.plan import Drawn, NamedBroker, Parties
 from glsnet.lab.settings import CouplingRun, GaussianRun, ImagesRun, LatencyRun, Run, SpeculationRun
-from glsnet.lab.terminal import AsJson, Assignments, interruptible
+from glsnet.lab.tally import Mean
+from glsnet.lab.terminal import AsJson, Assignments, interruptible, security
 from glsnet.sources.samples import write_atomically
+from glsnet.transport import service
 from glsnet.transport.rpc import check_address
 
 
@@ -51,8 +58,28 @@ def _settings(of: type[Run]) -> str:
 
 
 R = TypeVar("R", GaussianRun, ImagesRun)
+Advance = Callable[..., None]
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", add_completion=False,
-                  pretty_exceptions_enable=False, help="Coupling without communication, over a real network.")
+                  pretty_exceptions_enable=False)
+
+
+@app.callback()
+def glsnet(
+    context: typer.Context,
+    certificate: service.TlsCertificate = None,
+    key: service.TlsKey = None,
+    authority: service.TlsAuthority = None,
+    insecure: service.Insecure = False,
+) -> None:
+    """Coupling without communication, over a real network.
+
+    The options here are for services that run already, wherever they do: `glsnet --tls-cert lab/cert.pem --tls-key
+    lab/key.pem --tls-ca lab/ca.pem run gaussian --encoder ...`. Parties that a command starts by itself talk on this
+    machine alone, in plain text.
+    """
+    context.obj = service.security(certificate, key, authority, insecure)
+
+
 run_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Run one experiment.")
 app.add_typer(run_app, name="run")
 run_app.command(epilog=_settings(SpeculationRun))(cli_speculation.speculation)
@@ -63,6 +90,8 @@ app.command()(cli_report.report)
 app.add_typer(cli_tables.tables_app, name="tables")
 app.command(epilog=_settings(LatencyRun))(cli_latency.latency)
 app.command("chaos")(cli_chaos.run_chaos)
+app.command("certificates")(cli_doors.make_certificates)
+app.command("health")(cli_doors.ask_health)
 app.command("generate")(cli_generate.generate_text)
 app.add_typer(cli_train.train_app, name="train")
 PairsFile = Annotated[Path | None, typer.Option(help="Your pairs: .npz with arrays p and q, [M, N], or CSV with the "
@@ -77,21 +106,37 @@ EncoderAddress = Annotated[str | None, typer.Option("--encoder", metavar="HOST:P
 FaultsFile = Annotated[Path | None, typer.Option("--faults", metavar="TOML", help="What goes wrong, and when: a file "
                                                "of [[faults]] tables, as in a scenario.")]
 DecoderAddresses = Annotated[list[str] | None, typer.Option("--decoder", metavar="HOST:PORT", help="A decoder service "
-                                                            "that runs already; once for each decoder.")]
+                                                            "that runs already; once for each decoder. HOST:PORT* is "
+                                                            "one at each address that HOST has.")]
+LinkAddresses = Annotated[list[str] | None, typer.Option("--link", metavar="HOST:PORT", help="By which a decoder "
+                                                         "reaches the encoder, or broker, once for each: a link that "
+                                                         "misbehaves, perhaps. Default: that's own address.")]
+BrokerAddress = Annotated[str | None, typer.Option("--broker", metavar="HOST:PORT", help="Of transport mqtt: a broker "
+                                                   "that runs already. Default: one is started here. Parties that are "
+                                                   "started here have this command's certificate and login to it.")]
+ResultsFolder = Annotated[Path | None, typer.Option("--results", metavar="DIR", help="Folder in which to leave a "
+                                                    "result directory of this run, as of a sweep, and its report.")]
 
 
 
 @run_app.command(epilog=_settings(GaussianRun))
 def gaussian(
+    context: typer.Context,
     assignments: Assignments = None,
     samples: Annotated[Path | None, typer.Option(
         help="CSV file of your own samples, header a,t1,...,tK, one row per sample. Default: drawn from the model."
     )] = None,
     output: Annotated[Path | None, typer.Option(
         help="CSV file to write: each round's index, sample and reconstructions.")] = None,
+    results: ResultsFolder = None,
     faults: FaultsFile = None,
     encoder: EncoderAddress = None,
     decoders: DecoderAddresses = None,
+    links: LinkAddresses = None,
+    broker: BrokerAddress = None,
+    mqtt_user: service.MqttUser = None,
+    mqtt_password_file: service.MqttPasswordFile = None,
+    live: LiveAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Compress Gaussian samples for K decoders with side information of their own.
@@ -105,22 +150,29 @@ def gaussian(
     """
     settings = _with_faults(GaussianRun.parsed(assignments or []), faults)
     nature = natures.synthetic(settings) if samples is None else natures.from_file(samples, settings)
-    parties = _parties(settings.transport, len(nature.sides), encoder, decoders or [])
+    parties = _parties(context, settings.transport, len(nature.sides), encoder, decoders, links)
+    named = _named(context, settings.transport, broker, mqtt_user, mqtt_password_file)
+    keep = keeper(results, settings, "One run" if samples is None else f"One run, on the samples of {samples}")
     with ExitStack() as stack:
         sink = _ignore if output is None else stack.enter_context(_Rows(output, len(nature.sides)))
-        with _progress(settings.transport, len(nature.sides), parties, nature.samples) as advance:
+        with _progress(context, settings, len(nature.sides), parties, nature.samples, live) as (advance, shown):
             result = asyncio.run(runner.run(
-                settings, nature, parties, lambda tally: advance(tally.samples, tally.match.value), sink
+                settings, nature, parties, lambda tally: advance(tally.samples, tally.match, tally.error), sink, named,
+                shown.watch,
             ))
+            shown.end(result, report.show)
+    keep(result)
     _print(result, report.show, as_json)
 
 
 @run_app.command(epilog=_settings(CouplingRun))
 def coupling(
+    context: typer.Context,
     assignments: Assignments = None,
     pairs: PairsFile = None,
     encoder: EncoderAddress = None,
     decoders: DecoderAddresses = None,
+    live: LiveAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw coupled samples: Alice, who has p, and Bob, who has q, are to draw the same as often as possible.
@@ -135,24 +187,32 @@ def coupling(
     """
     settings = CouplingRun.parsed(assignments or [])
     k = coupled.scheme_of(settings).decoders
-    parties = _parties(settings.transport, k, encoder, decoders or [])
+    parties = _parties(context, settings.transport, k, encoder, decoders)
     found = _few(read_pairs(pairs), settings) if pairs else language_pairs(settings.pairs, settings.seed)
-    with _progress(settings.transport, k, parties, len(found) * settings.rounds) as advance:
+    with _progress(context, settings, k, parties, len(found) * settings.rounds, live) as (advance, shown):
         result = asyncio.run(coupled.run_coupling(settings, found, parties, advance))
+        shown.end(result, report.show_coupling)
     _print(result, report.show_coupling, as_json)
 
 
 @run_app.command(epilog=_settings(ImagesRun))
 def images(
+    context: typer.Context,
     assignments: Assignments = None,
     data: DataOption = None,
     output: Annotated[Path | None, typer.Option(metavar="NPZ", help="NumPy file to write: every image's index, "
                                                 "reconstructions and places of crops.")] = None,
     contact_sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Picture to write: sources, crops and "
                                                        "reconstructions of the first images.")] = None,
+    results: ResultsFolder = None,
     faults: FaultsFile = None,
     encoder: EncoderAddress = None,
     decoders: DecoderAddresses = None,
+    links: LinkAddresses = None,
+    broker: BrokerAddress = None,
+    mqtt_user: service.MqttUser = None,
+    mqtt_password_file: service.MqttPasswordFile = None,
+    live: LiveAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Compress the right halves of images for K decoders that each saw a crop of the left half.
@@ -169,20 +229,26 @@ def images(
 
     settings = _with_faults(ImagesRun.parsed(assignments or []), faults)
     settings = settings.model_copy(update={"data": folder_for(settings.dataset, data)})
-    parties = _parties(settings.transport, settings.decoders, encoder, decoders or [])
+    parties = _parties(context, settings.transport, settings.decoders, encoder, decoders, links)
+    named = _named(context, settings.transport, broker, mqtt_user, mqtt_password_file)
     if contact_sheet is not None and not settings.shown:
         raise CallerError("--contact-sheet: expected some images to show, got shown=0; leave it out")
+    keep = keeper(results, settings, "One run")
     views = lab.prepared(settings, _reading)
-    with _progress(settings.transport, settings.decoders, parties, len(views.images)) as advance:
+    with _progress(context, settings, settings.decoders, parties, len(views.images), live) as (advance, shown):
         written = lab.Output(views)
-        result = asyncio.run(lab.run(settings, views, parties, lambda tally: advance(tally.samples, tally.match.value),
-                                     _ignore if output is None else written.add))
+        result = asyncio.run(lab.run(
+            settings, views, parties, lambda tally: advance(tally.samples, tally.match, tally.error),
+            _ignore if output is None else written.add, named, shown.watch,
+        ))
+        shown.end(result, report.show_images)
     if output is not None:
         written.write(output)
     if contact_sheet is not None:
         from glsnet.lab.curves_images import write_contact_sheet  # matplotlib, as in `collision`
 
         write_contact_sheet(result, contact_sheet)
+    keep(result)
     _print(result, report.show_images, as_json)
 
 
@@ -304,9 +370,16 @@ def _figure(name: str, output: Path, steps: int, rows_of: Callable[[Callable[[],
 
 
 @contextmanager
-def _progress(transport: str, decoders: int, parties: Parties | None, samples: int
-              ) -> Iterator[Callable[[int, float], None]]:
-    """A progress display on standard error; gives what to call with the samples so far and their match rate."""
+def _progress(context: typer.Context, settings: GaussianRun | ImagesRun | CouplingRun, decoders: int,
+              parties: Parties | None, samples: int, live: str | None) -> Iterator[tuple[Advance, Live]]:
+    """A progress display on standard error, and the live page if there is an address for it.
+
+    Gives what to call with the samples so far, how often they matched and, if there is such a thing, the squared error
+    of the best; and the page, for the end.
+    """
+    source = {GaussianRun: "gaussian", ImagesRun: "images", CouplingRun: "coupling"}[type(settings)]
+    unit, transport = "images" if source == "images" else "samples", settings.transport
+    information = None if isinstance(settings, CouplingRun) else math.log2(settings.l_max)
     what = "in this process" if transport == "direct" else "in virtual time" if transport == "simulator" else (
         f"1 encoder and {decoders} decoder{'s' if decoders > 1 else ''} "
         + ("as processes here" if parties is None else "at work")
@@ -315,26 +388,62 @@ def _progress(transport: str, decoders: int, parties: Parties | None, samples: i
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    about = f"scheme {settings.scheme}, {what}, transport {transport}"
+    with (page(live, security(context), f"glsnet run {source}", about, unit, information) as shown,
+          Progress(*columns, console=Console(stderr=True), transient=True) as bar):
         task = bar.add_task(what, total=samples, state="starting (the first run compiles)")
+
+        def advance(done: int, match: Mean, mse: Mean | None = None) -> None:
+            bar.update(task, completed=done, state=f"match rate {match.value:.4f}")
+            shown.advance(done, samples, match=match, mse=mse)
+
         with interruptible(bar, "the parties started here are stopped"):
-            yield lambda done, match: bar.update(task, completed=done, state=f"match rate {match:.4f}")
+            yield advance, shown
 
 
-def _parties(transport: str, k: int, encoder: str | None, decoders: list[str]) -> Parties | None:
-    if encoder is None and not decoders:
+def _parties(context: typer.Context, transport: str, k: int, encoder: str | None, decoders: list[str] | None,
+             links: list[str] | None = None) -> Parties | None:
+    if encoder is None and not decoders and not links:
         return None
-    if transport != "grpc":
-        raise CallerError(f"transport: expected grpc with --encoder and --decoder, got {transport}; leave one "
+    decoders = [place for address in decoders or [] for place in _places(address)]
+    if transport not in ("grpc", "mqtt"):
+        raise CallerError(f"transport: expected grpc or mqtt with --encoder and --decoder, got {transport}; leave one "
                           "of them out")
     if encoder is None or len(decoders) != k:
         raise CallerError(
             f"--encoder and --decoder: expected one encoder and {k} decoders (K), "
             f"got {'none' if encoder is None else 'one'} and {len(decoders)}; name them all, or none to start them here"
         )
-    for address in (encoder, *decoders):
+    if links and len(links) != k:
+        raise CallerError(f"--link: expected one for each of {k} decoders, or none, got {len(links)}")
+    for address in (encoder, *decoders, *(links or [])):
         check_address(address)
-    return Parties(encoder, decoders)
+    return Parties(encoder, decoders, links or None, security=security(context))
+
+
+def _named(context: typer.Context, transport: str, address: str | None, user: str | None, password_file: Path | None
+           ) -> NamedBroker | None:
+    """What --broker names, and with what login parties that are started here dial it."""
+    login = service.login(user, password_file)
+    if address is None:
+        return None
+    if transport != "mqtt":
+        raise CallerError(f"--broker: expected it with --set transport=mqtt, got {transport}; leave one of them out")
+    options = () if login is None else (f"--mqtt-user={user}", f"--mqtt-password-file={password_file}")
+    return NamedBroker(check_address(address), options, security(context))
+
+
+def _places(address: str) -> list[str]:
+    """What --decoder names: one address, or, of HOST:PORT*, HOST@IP:PORT for each that HOST has."""
+    if not address.endswith("*"):
+        return [address]
+    host, _, port = check_address(address[:-1]).rpartition(":")
+    try:
+        found = {each[4][0] for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except OSError as error:
+        raise TransportError(f"--decoder: {host} is no known name: {error.strerror}; are its services started?"
+                             ) from error
+    return [f"{host}@[{ip}]:{port}" if ":" in str(ip) else f"{host}@{ip}:{port}" for ip in sorted(map(str, found))]
 
 
 class _Rows:

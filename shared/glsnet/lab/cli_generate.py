@@ -14,6 +14,7 @@ from rich.console import Console
 from glsnet.errors import CallerError
 from glsnet.generation import MAX_AHEAD, Asked, Finished, Piece
 from glsnet.lab.speculated import Pair, direct
+from glsnet.lab.terminal import security
 from glsnet.language import models
 from glsnet.randomness import seed_from_integer
 from glsnet.transport import rpc, speculating
@@ -30,6 +31,7 @@ DraftModel = Annotated[str | None, typer.Option(help="Without --target: the draf
 
 
 def generate_text(
+    context: typer.Context,
     prompt: Annotated[str, typer.Option(help="The text to go on from, \\n being a new line; - reads it from standard "
                                       "input, as it is.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
@@ -70,7 +72,7 @@ def generate_text(
         rpc.check_address(target)
         if target_model is not None or draft_model is not None:
             raise CallerError("--target: expected no models with it, which servers have of their own; leave one out")
-        replies: AsyncIterator[Piece | Finished] = speculating.generate(target, asked)
+        replies: AsyncIterator[Piece | Finished] = speculating.generate(target, asked, security=security(context))
     else:
         streams = asked.drafts or STREAMS
         asked.request(streams)  # before anything is loaded

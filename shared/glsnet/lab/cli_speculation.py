@@ -17,19 +17,22 @@ from rich.text import Text
 from glsnet.errors import CallerError
 from glsnet.lab import prompts as sources
 from glsnet.lab import speculated
+from glsnet.lab.live import Live, LiveAt, page
 from glsnet.lab.prompts import Prompts
 from glsnet.lab.report import table_of
 from glsnet.lab.settings import SpeculationRun
 from glsnet.lab.speculated import Pair, Row
-from glsnet.lab.terminal import AsJson, Assignments, interruptible
+from glsnet.lab.terminal import AsJson, Assignments, interruptible, security
 from glsnet.language import models
 from glsnet.sources.samples import write_atomically
 from glsnet.transport.rpc import check_address
+from glsnet.transport.security import Security
 
 OWN = ("target_model", "draft_model", "seed")  # settings that parties which run already have of their own
 
 
 def speculation(
+    context: typer.Context,
     assignments: Assignments = None,
     prompts: Annotated[Path | None, typer.Option(
         metavar="FILE", help="Prompts: .jsonl or .jsonl.gz with a field question (GSM8K) or prompt (HumanEval) in each "
@@ -42,6 +45,7 @@ def speculation(
         metavar="HOST:PORT", help="A target server that runs already, with draft servers on all its streams. Default: "
         "a target and a draft server are started here."
     )] = None,
+    live: LiveAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Speculative decoding: schemes side by side on the same prompts, in tokens per call, speed and bits.
@@ -73,11 +77,14 @@ def speculation(
     found = speculated.few(sources.built_in() if prompts is None else sources.read_prompts(prompts), settings)
     if output is not None:
         _make(output)
-    with _progress("nothing was written, and parties started here are stopped") as progress:
+    about = f"experiment {settings.experiment}, {len(found.texts)} prompts ({found.name})"
+    with (page(live, security(context), "glsnet run speculation", about, "steps") as shown,
+          _progress("nothing was written, and parties started here are stopped", shown) as progress):
         if settings.experiment == "matching":
             result = speculated.matching(settings, found, _pair(settings), progress)
         else:
-            result = _generated(settings, found, target, progress)
+            result = _generated(settings, found, target, progress, security(context))
+        shown.end(result, show)
     if output is not None:
         write(result, output)
     if as_json:
@@ -102,19 +109,24 @@ def _pair(settings: SpeculationRun) -> Pair:
     return Pair(models.load(settings.target_model), models.load(settings.draft_model))
 
 
-def _generated(settings: SpeculationRun, prompts: Prompts, target: str | None, progress: speculated.Progress) -> Row:
+def _generated(settings: SpeculationRun, prompts: Prompts, target: str | None, progress: speculated.Progress,
+               own: Security) -> Row:
     parties = _pair(settings) if settings.transport == "direct" else target
-    return asyncio.run(speculated.run(settings, prompts, parties, progress))
+    return asyncio.run(speculated.run(settings, prompts, parties, progress, own))
 
 
 @contextmanager
-def _progress(state: str) -> Iterator[speculated.Progress]:
-    """A progress display on standard error."""
+def _progress(state: str, shown: Live) -> Iterator[speculated.Progress]:
+    """A progress display on standard error, and on the live page."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting (models are loaded)", total=None)
         with interruptible(bar, state):
-            yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+            def advance(done: int, total: int, what: str) -> None:
+                bar.update(task, completed=done, total=total, description=what)
+                shown.advance(done, total, what)
+
+            yield advance
 
 
 def _make(folder: Path) -> None:

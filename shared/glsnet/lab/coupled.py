@@ -8,7 +8,6 @@
 import asyncio
 import hashlib
 import math
-import os
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -61,7 +60,7 @@ def scheme_of(settings: CouplingRun) -> Scheme:
 
 
 async def run_coupling(settings: CouplingRun, pairs: Sequence[Pair], parties: Parties | None,
-                       progress: Callable[[int, float], None]) -> dict[str, Any]:
+                       progress: Callable[[int, Mean], None]) -> dict[str, Any]:
     """Draw `settings.rounds` coupled samples from every pair, and measure.
 
     Args:
@@ -105,7 +104,7 @@ async def run_coupling(settings: CouplingRun, pairs: Sequence[Pair], parties: Pa
                 case Batch():
                     tally.add(item)
                     seconds = time.perf_counter() - since
-                    progress(tally.samples, tally.match.value)
+                    progress(tally.samples, tally.match)
                 case Ended():
                     ended = item
     assert ended is not None
@@ -178,7 +177,7 @@ def _talk(bob: Exchange, alices: Sequence[Exchange], down: list[list[int]], up: 
 
 async def _over_grpc(settings: CouplingRun, seed: bytes, terms: Terms, pairs: Sequence[Pair], parties: Parties
                      ) -> AsyncGenerator[Batch | Ended | None]:
-    async with conducted(parties, os.urandom(8).hex(), seed, terms, [None] * len(parties.decoders)) as (bob, alices):
+    async with conducted(parties, seed, terms, [None] * len(parties.decoders)) as (bob, alices):
         yield None
         under_way: deque[int] = deque()
 

@@ -23,8 +23,8 @@ from glsnet.images.code import RACES, ImageCode, Pixels
 from glsnet.images.model import EMBEDDED, Model, load
 from glsnet.images.pictures import crops, halves, held_out, unit
 from glsnet.lab.nature import draws
-from glsnet.lab.plan import Drawn, Ended, Parties, Plan
-from glsnet.lab.runner import bits_of, play
+from glsnet.lab.plan import Drawn, Ended, NamedBroker, Parties, Plan
+from glsnet.lab.runner import Watch, bits_of, play, unwatched
 from glsnet.lab.settings import ImagesRun
 from glsnet.lab.tally import Mean
 from glsnet.race import FloatArray, IntArray
@@ -55,7 +55,8 @@ def prepared(settings: ImagesRun, reading: Callable[[int, int], None] = lambda d
 
 
 async def run(settings: ImagesRun, views: "Views", parties: Parties | None, progress: Callable[["Tally"], None],
-              sink: Callable[[Drawn], None]) -> dict[str, Any]:
+              sink: Callable[[Drawn], None], broker: NamedBroker | None = None, watch: Watch = unwatched
+              ) -> dict[str, Any]:
     """Code images, and measure.
 
     Args:
@@ -64,6 +65,8 @@ async def run(settings: ImagesRun, views: "Views", parties: Parties | None, prog
         parties: services to use over gRPC; None starts them on this machine and stops them again.
         progress: called after every frame.
         sink: takes every frame's outcomes.
+        broker: of transport mqtt, one that runs already; None starts one on this machine.
+        watch: see `runner.run`.
 
     Returns:
         the result, ready for JSON.
@@ -82,9 +85,9 @@ async def run(settings: ImagesRun, views: "Views", parties: Parties | None, prog
     options = () if settings.model in (None, *EMBEDDED) else ("--image-model", str(settings.model))
     plan = Plan(settings.transport, seed_from_integer(settings.seed), code, [lambda _: code] * settings.decoders,
                 [None] * settings.decoders, views.frames, options, settings.patience, settings.every, settings.faults,
-                settings.seed)
+                settings.seed, broker, settings.qos)
     since = time.process_time()
-    ended = await play(plan, parties, take)
+    ended = await play(plan, parties, take, watch)
     if settings.transport == "direct":
         seconds = [code.seconds | {"process": time.process_time() - since}]
     else:

@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -21,7 +22,10 @@ JOINED = "joined "  # what a draft server says once it has agreed with its targe
 
 
 class Process:
-    """A party's process. It also stops by itself when this process ends, however it ends: its standard input closes."""
+    """A party's process. It also stops by itself when this process ends, however it ends: its standard input closes.
+
+    It has the options that it is given, and none of the environment: those are for this process.
+    """
 
     def __init__(self, name: str, module: str, arguments: Sequence[str], folder: Path, then: str | None = None) -> None:
         """`then` is what it says, after that it listens, once it is ready; `folder` is for its log."""
@@ -41,6 +45,7 @@ class Process:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", self._module, *self._arguments, *listen, "--until-stdin-closes",
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=handle, start_new_session=True,
+                env={name: value for name, value in os.environ.items() if not name.startswith("GLSNET_")},
             )
         self.address = await self._said("listening on ")
         if self._then is not None:

@@ -50,19 +50,23 @@ def _quality(result: dict[str, Any]) -> Table:
 
 
 def _wire(result: dict[str, Any], what: str = "sample") -> Table:
+    layers, broadcast = result["bits_per_sample"], result.get("broadcast_bits_per_sample")
+    once = [] if broadcast is None else [("encoder's, once", ">")]
     table = table_of(f"bits per {what} towards each decoder", ("layer", "<"), ("bits", ">"), ("over packed", ">"),
-                   ("what it counts", "<"))
-    layers = result["bits_per_sample"]
+                     *once, ("what it counts", "<"))
     for layer, meaning in (("information", "log2 L_max"), *_LAYERS):
         bits = layers[layer]
+        sent = [] if broadcast is None else ["" if broadcast.get(layer) is None else f"{broadcast[layer]:.4f}"]
+        meaning = meaning if broadcast is None else meaning.replace("gRPC over HTTP/2", "MQTT")
         if bits is None:
-            table.add_row(layer, "-", "", f"{meaning}: not on this transport or system")
+            table.add_row(layer, "-", "", *sent, f"{meaning}: not on this transport or system")
         else:
             above = layer not in ("information", "packed") and layers["packed"]
             over = f"{100 * (bits / layers['packed'] - 1):+.2f} %" if above else ""
-            table.add_row(layer, f"{bits:.4f}", over, meaning)
+            table.add_row(layer, f"{bits:.4f}", over, *sent, meaning)
     if result.get("message_entropy") is not None:
-        table.add_row("entropy", f"{result['message_entropy']:.4f}", "", "H(M | shared randomness)")
+        table.add_row("entropy", f"{result['message_entropy']:.4f}", "", *([""] * len(once)),
+                      "H(M | shared randomness)")
     return table
 
 

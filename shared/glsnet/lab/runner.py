@@ -1,15 +1,14 @@
-"""A run: Nature's samples through an encoder and K decoders, in this process or over gRPC, to one result.
+"""A run: Nature's samples through an encoder and K decoders, in this process or over a network, to one result.
 
     run            frames of samples -> parties -> tally -> result
     play           the same for any code: what the parties drew, frame by frame
     _direct        the sessions in this process, frame bytes handed over
-    _over_grpc     the sessions in services, conducted over the control plane, see `feeding`
+    _by_services   the sessions in services, conducted over the control plane, see `feeding`; by gRPC or MQTT
 """
 
 import asyncio
 import hashlib
 import math
-import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -31,7 +30,7 @@ from glsnet.frames import Terms, Traffic, carried
 from glsnet.lab import simulation
 from glsnet.lab.feeding import Conduct, Feeding, absent
 from glsnet.lab.nature import Nature
-from glsnet.lab.plan import Drawn, Ended, Gap, Parties, Plan, add_gap
+from glsnet.lab.plan import Drawn, Ended, Gap, NamedBroker, Parties, Plan, add_gap
 from glsnet.lab.processes import local_parties
 from glsnet.lab.settings import GaussianRun
 from glsnet.lab.tally import Tally
@@ -39,13 +38,22 @@ from glsnet.lab.trouble import Trouble, troubled
 from glsnet.lab.tuning import code_of
 from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import Gaussian, SideInformation
-from glsnet.transport.control import Conductor, DecoderOrder, conducting
+from glsnet.transport.control import Conductor, DecoderOrder, Session, conducting
 from glsnet.transport.exchange import Metered
+from glsnet.transport.mqtt import Broker
 from glsnet.transport.rpc import SILENCE_SECONDS
+from glsnet.transport.security import LOCAL, is_local
+
+Watch = Callable[[Feeding | Trouble], None]
+
+
+def unwatched(_: Feeding | Trouble) -> None:
+    """Nobody looks on."""
 
 
 async def run(settings: GaussianRun, nature: Nature, parties: Parties | None, progress: Callable[[Tally], None],
-              sink: Callable[[Drawn], None]) -> dict[str, Any]:
+              sink: Callable[[Drawn], None], broker: NamedBroker | None = None, watch: Watch = unwatched
+              ) -> dict[str, Any]:
     """Code all of Nature's samples and measure.
 
     Args:
@@ -54,6 +62,8 @@ async def run(settings: GaussianRun, nature: Nature, parties: Parties | None, pr
         parties: services to use over gRPC; None starts them on this machine and stops them again.
         progress: called after every frame.
         sink: takes every frame's outcomes.
+        broker: of transport mqtt, one that runs already; None starts one on this machine.
+        watch: given who is at work, and what goes wrong, where there are services.
 
     Returns:
         the result, ready for JSON.
@@ -71,8 +81,9 @@ async def run(settings: GaussianRun, nature: Nature, parties: Parties | None, pr
 
     decodings = [decoding(partial(given_side, side)) for side in nature.sides]
     plan = Plan(settings.transport, seed_from_integer(settings.seed), code, decodings, nature.sides, nature.frames,
-                patience=settings.patience, every=settings.every, faults=settings.faults, fault_seed=settings.seed)
-    ended = await play(plan, parties, take)
+                patience=settings.patience, every=settings.every, faults=settings.faults, fault_seed=settings.seed,
+                broker=broker, qos=settings.qos)
+    ended = await play(plan, parties, take, watch)
     speed = {"samples_per_second": tally.samples / ended.elapsed}
     return tally.result(settings) | speed | bits_of(ended, tally.samples, code.l_max)
 
@@ -82,7 +93,7 @@ def given_side(side: SideInformation, source: Gaussian) -> SideInformation:
     return side
 
 
-async def play(plan: Plan, parties: Parties | None, take: Callable[[Drawn], None]) -> Ended:
+async def play(plan: Plan, parties: Parties | None, take: Callable[[Drawn], None], watch: Watch = unwatched) -> Ended:
     """Have all samples coded, give every frame's outcomes to `take`, and the end; see `run`."""
     async with AsyncExitStack() as stack:
         trouble: Trouble | None = None
@@ -95,20 +106,25 @@ async def play(plan: Plan, parties: Parties | None, take: Callable[[Drawn], None
         else:
             late = frozenset(k for k in range(len(plan.decoders)) for fault in plan.faults
                              if fault.kind == "late" and concerns(fault, f"decoder {k}"))
+            broker = None if plan.transport != "mqtt" else await stack.enter_async_context(_broker(plan, parties))
             if parties is None:
                 compile_once(plan)
+                security = LOCAL if plan.broker is None else plan.broker.security
+                options = [] if plan.broker is None else [*plan.broker.options, *security.options()]
                 encoder, decoders = await stack.enter_async_context(
-                    local_parties(len(plan.decoders), *plan.options, late=late, journals=bool(plan.faults)))
-                parties = Parties(encoder.address, [each.address for each in decoders])
+                    local_parties(len(plan.decoders), *plan.options, *options, late=late, journals=bool(plan.faults)))
+                parties = Parties(encoder.address, [each.address for each in decoders], security=security)
                 if plan.faults:
                     processes = {each.name: each for each in (encoder, *decoders)}
                     trouble = await stack.enter_async_context(troubled(
-                        encoder.address, [each.name for each in decoders], processes, plan.faults, plan.fault_seed))
+                        encoder.address if broker is None else broker.address, [each.name for each in decoders],
+                        processes, plan.faults, plan.fault_seed))
                     parties = replace(parties, links=[trouble.address[each.name] for each in decoders])
+                    watch(trouble)
             elif plan.faults:
                 raise CallerError("faults: expected none with --encoder and --decoder, whose links and processes are "
                                   "not this lab's, got some; leave one out")
-            outcomes = _over_grpc(plan, parties, late)
+            outcomes = _by_services(plan, replace(parties, broker=broker), late, watch)
         since = elapsed = math.nan
         async for item in await stack.enter_async_context(aclosing(outcomes)):
             match item:
@@ -185,14 +201,35 @@ async def _direct(plan: Plan) -> AsyncGenerator[Drawn | Ended | None]:
     yield Ended(encoder.digest, metered, on_network=False)
 
 
-async def _over_grpc(plan: Plan, parties: Parties, late: frozenset[int]) -> AsyncGenerator[Drawn | Ended | None]:
-    terms, session = terms_of(plan.code, plan.seed), os.urandom(8).hex()
+@asynccontextmanager
+async def _broker(plan: Plan, parties: Parties | None) -> AsyncIterator[Broker]:
+    """The broker that was named, or one that is started here and gone when the run is over."""
+    if plan.broker is not None:
+        yield Broker(plan.broker.address, plan.qos)
+        return
+    tls = None
+    if parties is not None:
+        if any(not is_local(address) for address in (parties.encoder, *parties.decoders)):
+            raise CallerError("--broker: expected one, HOST:PORT, that parties on other machines can reach, got none")
+        tls = parties.security.tls
+    from glsnet.lab.broker import local_broker  # amqtt is for these runs alone
+
+    async with local_broker(*([] if tls is None else tls.options())) as process:
+        yield Broker(process.address, plan.qos)
+
+
+async def _by_services(plan: Plan, parties: Parties, late: frozenset[int], watch: Watch
+                       ) -> AsyncGenerator[Drawn | Ended | None]:
+    terms, session = terms_of(plan.code, plan.seed), Session.new(plan.seed, parties.security)
+    session = replace(session, broker=parties.broker)
     conducts: list[Conduct] = [
-        partial(conducting, parties.encoder, f"encoder {parties.encoder}", session, plan.seed, terms, None)]
+        partial(conducting, parties.encoder, f"encoder {parties.encoder}", session, terms, None)]
     for k, (address, side) in enumerate(zip(parties.decoders, plan.sides, strict=True)):
         order = DecoderOrder(parties.encoder_for(k), k, side)
-        conducts.append(partial(conducting, address, f"decoder {k} at {address}", session, plan.seed, terms, order))
+        conducts.append(partial(conducting, address, f"decoder {k} at {address}",
+                                replace(session, broker=parties.broker_for(k)), terms, order))
     feeding = Feeding(plan.frames, conducts, plan.patience, late, plan.every)
+    watch(feeding)
     digest = hashlib.sha256()
     async with feeding.running():
         yield None
@@ -202,21 +239,22 @@ async def _over_grpc(plan: Plan, parties: Parties, late: frozenset[int]) -> Asyn
         encoder, decoders = await feeding.closings()
         seconds = [each.seconds for each in (encoder, *decoders) if each is not None]
         yield Ended(digest.digest(), [None if each is None else each.metered for each in decoders], on_network=True,
-                    seconds=seconds, missing=feeding.gaps)
+                    seconds=seconds, missing=feeding.gaps, uplink=None if encoder is None else encoder.metered)
 
 
 @asynccontextmanager
-async def conducted(parties: Parties, session: str, seed: bytes, terms: Terms, sides: Sequence[SideInformation | None]
+async def conducted(parties: Parties, seed: bytes, terms: Terms, sides: Sequence[SideInformation | None]
                     ) -> AsyncIterator[tuple[Conductor, list[Conductor]]]:
-    """Open a session at an encoder and its decoders; give them once all have agreed."""
+    """Open a new session at an encoder and its decoders; give them once all have agreed."""
+    session = Session.new(seed, parties.security)
     async with AsyncExitStack() as stack:
         encoder = await stack.enter_async_context(
-            conducting(parties.encoder, f"encoder {parties.encoder}", session, seed, terms, None)
+            conducting(parties.encoder, f"encoder {parties.encoder}", session, terms, None)
         )
         await encoder.opened()
         decoders = [
             await stack.enter_async_context(conducting(
-                address, f"decoder {k} at {address}", session, seed, terms, DecoderOrder(parties.encoder, k, side)
+                address, f"decoder {k} at {address}", session, terms, DecoderOrder(parties.encoder, k, side)
             ))
             for k, (address, side) in enumerate(zip(parties.decoders, sides, strict=True))
         ]
@@ -234,7 +272,10 @@ def compile_once(plan: Plan) -> None:
 
 
 def bits_of(ended: Ended, samples: int, l_max: int) -> dict[str, Any]:
-    """Bits per sample at every layer, towards each decoder, warm; and the way back and the set-up apart."""
+    """Bits per sample at every layer, towards each decoder, warm; and the way back and the set-up apart.
+
+    With a broker, also of the broadcast: what the encoder sends once, on its own connection, for all decoders.
+    """
     metered = [each for each in ended.metered if each is not None]
     down = [each.rounds_down for each in metered]
     setups = {"down": [each.setup_down.stream for each in metered], "up": [each.setup_up.stream for each in metered]}
@@ -243,6 +284,8 @@ def bits_of(ended: Ended, samples: int, l_max: int) -> dict[str, Any]:
         "bits_per_sample_of_each_decoder": [per_sample([each], samples, ended.on_network) for each in down],
         "uplink_bits_per_sample": per_sample([each.rounds_up for each in metered], samples, ended.on_network),
         "setup_bytes": setups if ended.on_network else {"down": None, "up": None},
+        "broadcast_bits_per_sample": None if ended.uplink is None else per_sample(
+            [ended.uplink.rounds_up], samples, ended.on_network),
         "indices_digest": ended.digest.hex(),
         "missing": [asdict(gap) for gap in ended.missing],
         "faults": ended.faults,

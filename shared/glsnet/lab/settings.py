@@ -70,9 +70,10 @@ class GaussianRun(Run):
     )
     samples: int = Field(50_000, ge=2, le=2**32, description="how many samples; of a file, the first so many")
     seed: int = Field(1, description="the seed that all parties share; samples are drawn from it, too")
-    transport: Literal["grpc", "direct", "simulator"] = Field(
-        "grpc", description="grpc; direct: in one process, no network; or simulator: in virtual time"
+    transport: Literal["grpc", "mqtt", "direct", "simulator"] = Field(
+        "grpc", description="grpc; mqtt: by a broker; direct: in one process, no network; or simulator: in virtual time"
     )
+    qos: int = Field(1, ge=0, le=2, description="of mqtt: the quality of service of all messages")
     patience: float = Field(30.0, gt=0, description="seconds after which a silent decoder is not waited for")
     every: float = Field(0.0, ge=0, description="seconds between one frame and the next; 0: as fast as they go")
     faults: tuple[Fault, ...] = Field((), description="what goes wrong, when: [[faults]] of a scenario, or --faults")
@@ -125,9 +126,10 @@ class ImagesRun(Run):
     split: Literal["test", "validation"] = Field("test", description="validation: those held out when training")
     shown: int = Field(8, ge=0, le=1000, description="of so many images, from the first, the result has the pixels")
     seed: int = Field(1, description="the seed that all parties share; crops are drawn from it, too")
-    transport: Literal["grpc", "direct", "simulator"] = Field(
-        "grpc", description="grpc; direct: in one process, no network; or simulator: in virtual time"
+    transport: Literal["grpc", "mqtt", "direct", "simulator"] = Field(
+        "grpc", description="grpc; mqtt: by a broker; direct: in one process, no network; or simulator: in virtual time"
     )
+    qos: int = Field(1, ge=0, le=2, description="of mqtt: the quality of service of all messages")
     patience: float = Field(30.0, gt=0, description="seconds after which a silent decoder is not waited for")
     every: float = Field(0.0, ge=0, description="seconds between one frame and the next; 0: as fast as they go")
     faults: tuple[Fault, ...] = Field((), description="what goes wrong, when: [[faults]] of a scenario, or --faults")

@@ -344,7 +344,7 @@ class OneAtATime:
     """A `Net` whose computing has one processor, however many ask for it."""
 
     def __init__(self, net: Net, processor: asyncio.Lock) -> None:
-        self.random, self.dial, self.local = net.random, net.dial, net.local
+        self.random, self.dial, self.local, self.proven = net.random, net.dial, net.local, net.proven
         self._net, self._processor = net, processor
 
     async def compute(self, function: Callable[..., T], *arguments: Any) -> T:

@@ -36,6 +36,7 @@ from glsnet.race import FloatArray
 from glsnet.randomness import MAX_ROUNDS, seed_from_integer, session_key
 from glsnet.speculation import TargetSession, generate, introduce
 from glsnet.transport import speculating
+from glsnet.transport.security import LOCAL, Security
 from glsnet.transport.speculating import Status
 from glsnet.verification import SINGLE
 
@@ -147,7 +148,8 @@ def few(prompts: Prompts, settings: SpeculationRun) -> Prompts:
     return Prompts(prompts.name, prompts.texts[: settings.prompts])
 
 
-async def run(settings: SpeculationRun, prompts: Prompts, parties: Pair | str | None, progress: Progress) -> Row:
+async def run(settings: SpeculationRun, prompts: Prompts, parties: Pair | str | None, progress: Progress,
+              security: Security = LOCAL) -> Row:
     """Generate for every prompt with every scheme of an experiment but `matching`, and measure.
 
     Prompts are the outer loop: a machine that slows down slows all schemes alike.
@@ -158,6 +160,7 @@ async def run(settings: SpeculationRun, prompts: Prompts, parties: Pair | str | 
         parties: models, for one process; or the address of a target that runs, with its draft servers; None starts a
             target and a draft server with all streams on this machine and stops them again.
         progress: called after every request.
+        security: by which a target that runs is dialled.
 
     Returns:
         the result, ready for JSON; of its rows, `flat` makes lines of a CSV.
@@ -174,8 +177,8 @@ async def run(settings: SpeculationRun, prompts: Prompts, parties: Pair | str | 
             ask, name, transport = direct(parties, seed, plan.streams), parties.target.name, "direct"
         else:
             address = (await stack.enter_async_context(_local(settings, plan.streams)) if parties is None else parties)
-            name = (await _drafted_on(address, plan.streams)).model
-            ask, transport = partial(speculating.generate, address), "grpc"
+            name = (await _drafted_on(address, plan.streams, security)).model
+            ask, transport = partial(speculating.generate, address, security=security), "grpc"
         await _warm_up(settings, plan, prompts, ask, progress)
         total = len(prompts.texts) * len(plan.cells)
         for number, prompt in enumerate(prompts.texts):
@@ -263,7 +266,7 @@ def _local(settings: SpeculationRun, streams: int) -> AbstractAsyncContextManage
     return local_speculation(target, [drafter])
 
 
-async def _drafted_on(address: str, drafts: int) -> Status:
+async def _drafted_on(address: str, drafts: int, security: Security) -> Status:
     """The target, once all its streams are drafted on.
 
     Raises:
@@ -272,7 +275,7 @@ async def _drafted_on(address: str, drafts: int) -> Status:
     """
     deadline = time.monotonic() + READY_SECONDS
     while True:
-        found = await speculating.status(address)
+        found = await speculating.status(address, security)
         if found.streams < drafts:
             raise CallerError(f"drafts: expected K up to {found.streams}, the streams of the target at {address}, got "
                               f"{drafts}; set fewer drafts, or start it with --streams {drafts}")

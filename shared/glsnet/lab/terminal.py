@@ -1,4 +1,4 @@
-"""What every command does alike on the terminal."""
+"""What every command does alike on the terminal: options, this process's certificate, Ctrl-C."""
 
 import sys
 from collections.abc import Iterator
@@ -8,9 +8,18 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
+from glsnet.transport.security import Security
+
 Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; may be given "
                                                         "again. All are listed below.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+
+
+def security(context: typer.Context) -> Security:
+    """What the options before the command say, see `cli.glsnet`."""
+    found = context.find_object(Security)
+    assert found is not None
+    return found
 
 
 @contextmanager

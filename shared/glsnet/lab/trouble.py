@@ -8,8 +8,10 @@ import asyncio
 import math
 import random
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ class Trouble:
     Attributes:
         address: by which each party reaches the encoder or target.
         events: what was done to processes: t, seconds since the start; party; event.
+        since: when the start was, by the clock of event loops.
     """
 
     def __init__(self, made: Links, processes: Mapping[str, Process], faults: Sequence[Fault], seed: int) -> None:
@@ -32,11 +35,12 @@ class Trouble:
         self.events: list[dict[str, Any]] = []
         self._links, self._processes, self._faults, self._seed = made, processes, faults, seed
         self._tasks: list[asyncio.Task[None]] = []
+        self.since = math.inf
 
     async def start(self) -> None:
         """Time is 0 now."""
         await self._links.start()
-        self._since = asyncio.get_running_loop().time()
+        self.since = asyncio.get_running_loop().time()
         for number, fault in enumerate(self._faults):
             for name, process in self._processes.items():
                 if fault.kind in OF_PARTIES and concerns(fault, name):
@@ -47,6 +51,17 @@ class Trouble:
         """What was asked for, and what came of it: per link and direction, and of processes."""
         return {"requested": [fault.model_dump(exclude_defaults=True) for fault in self._faults],
                 "links": await self._links.report(), "parties": self.events}
+
+    def in_force(self) -> list[tuple[Fault, str, float]]:
+        """What goes wrong now, with whom, and for how many seconds; from any thread."""
+        now, found = time.monotonic() - self.since, []
+        for number, fault in enumerate(self._faults):
+            for name in (name for name in {*self.address, *self._processes} if concerns(fault, name)):
+                chance = random.Random(f"{self._seed} {number} {name}")  # as whoever plays it has
+                times = iter([(0.0, fault.at)]) if fault.kind == "late" else spans(fault, chance)
+                found += [(fault, name, now - start) for start, end in takewhile(lambda span: span[0] <= now, times)
+                          if now < end]
+        return sorted(found, key=lambda each: (each[1], each[0].kind))
 
     async def stop(self) -> None:
         """No more faults of processes; one that was killed stays so."""
@@ -77,10 +92,10 @@ class Trouble:
                         self._note(name, "resumed")
 
     async def _until(self, seconds: float) -> None:
-        await asyncio.sleep(self._since + seconds - asyncio.get_running_loop().time())
+        await asyncio.sleep(self.since + seconds - asyncio.get_running_loop().time())
 
     def _note(self, party: str, event: str) -> None:
-        self.events.append({"t": asyncio.get_running_loop().time() - self._since, "party": party, "event": event})
+        self.events.append({"t": asyncio.get_running_loop().time() - self.since, "party": party, "event": event})
 
 
 @asynccontextmanager

@@ -6,9 +6,16 @@
 
 import asyncio
 import math
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +27,7 @@ from glsnet.codes import code_of, decoding
 from glsnet.compression import DecoderSession, EncoderSession, Outcomes, Samples
 from glsnet.conversation import AliceSession, BobSession, Draw, Drawn
 from glsnet.coupling import Scheme
-from glsnet.errors import CallerError, FrameError, GoneError
+from glsnet.errors import CallerError, FrameError, GoneError, RefusedError
 from glsnet.frames import Terms, Traffic, direction_from_proto, direction_to_proto, terms_from_proto, terms_to_proto
 from glsnet.images import code as image_code
 from glsnet.images import model as image_model
@@ -30,18 +37,22 @@ from glsnet.joining import new_party
 from glsnet.journal import Journal, NoJournal
 from glsnet.randomness import seed_digest
 from glsnet.sources.gaussian import SideInformation
-from glsnet.transport import exchange, rpc
+from glsnet.transport import exchange, metrics, mqtt, rpc
 from glsnet.transport.exchange import PATIENCE, Broadcast, Broadcasts, Metered
 from glsnet.transport.journal import FileJournal, recorded
 from glsnet.transport.parties import nothing, run_alice, run_bob, run_decoder, run_encoder
 from glsnet.transport.pipes import Net, Pipe
 from glsnet.transport.records import all_floats, integers, outcomes_from_proto, outcomes_to_proto
 from glsnet.transport.rpc import SILENCE_SECONDS, GrpcNet, log
+from glsnet.transport.security import LAB, LOCAL, Security
 from glsnet.v1 import control_pb2 as pb
 from glsnet.v1 import exchange_pb2
 
 METHOD = "/glsnet.v1.Control/Conduct"
 AHEAD = 16  # orders of samples, or to draw, that a party takes before it has done the first
+OPEN_SECONDS = 10.0
+MAX_SESSIONS = 64  # that are open at an encoder
+TOKEN_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,22 @@ class DecoderOrder:
     encoder: str
     stream: int
     side: SideInformation | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a lab tells all parties of a session, and how it dials them; by a broker, each what it is to dial."""
+
+    name: str
+    seed: bytes
+    token: bytes = b""
+    security: Security = LOCAL
+    broker: mqtt.Broker | None = None
+
+    @classmethod
+    def new(cls, seed: bytes, security: Security) -> Self:
+        """One that never was before."""
+        return cls(secrets.token_hex(8), seed, secrets.token_bytes(TOKEN_BYTES), security)
 
 
 @dataclass(frozen=True)
@@ -65,18 +92,23 @@ class Resume:
 @dataclass(frozen=True)
 class Own:
     """What a service was started with: the model to code images with, None for those that come with glsnet; where to
-    keep journals, None for nowhere; and seconds as of `rpc.options` and of `exchange.staying`.
+    keep journals, None for nowhere; its certificate; seconds as of `rpc.options` and of `exchange.staying`; and who it
+    is to brokers.
     """
 
     images: Model | None = None
     journal: Path | None = None
+    security: Security = LOCAL
     silence: float = SILENCE_SECONDS
     patience: float = PATIENCE
+    login: mqtt.Login | None = None
 
 
 @dataclass(frozen=True)
 class Closed:
-    """A session's end at one party; `metered` is a decoder's, `digest` only of compression, `seconds` of images."""
+    """A session's end at one party; `metered` is a decoder's, or an encoder's with a broker, `digest` only of
+    compression, `seconds` of images.
+    """
 
     rounds: int
     digest: bytes
@@ -93,6 +125,7 @@ async def conduct_encoder(pipe: Pipe, broadcasts: Broadcasts, own: Own) -> None:
         own: what this service was started with.
 
     Raises:
+        RefusedError: who calls is no lab.
         CallerError: an order is not possible.
         PeerError: a decoder broke the protocol, and the session cannot go on without it.
         TransportError: all decoders were lost.
@@ -100,7 +133,9 @@ async def conduct_encoder(pipe: Pipe, broadcasts: Broadcasts, own: Own) -> None:
     order = await _opening(pipe)
     if order.session in broadcasts:
         raise GoneError(f"session: expected a new one, got {order.session!r}, which is open; try again when it is not")
-    net, patience = GrpcNet(exchange.METHOD, own.silence), order.patience or own.patience
+    if len(broadcasts) >= MAX_SESSIONS:
+        raise GoneError(f"session: expected at most {MAX_SESSIONS} to be open, got another; try again later")
+    net, patience = GrpcNet(exchange.METHOD), order.patience or own.patience
     if order.terms.HasField("finite"):
         await _conduct_bob(net, pipe, order, broadcasts)
         return
@@ -111,23 +146,36 @@ async def conduct_encoder(pipe: Pipe, broadcasts: Broadcasts, own: Own) -> None:
         for entry in journal:
             session.restore(entry.frame, entry.outcomes)
         reading = _Orders(pipe, "samples", session.next_round, None if coder is None else coder.model.shape.half)
-        broadcast = Broadcast(session)
-        with _open(pipe, broadcasts, broadcast), reading:
-            await _opened(pipe, session.next_round)
-            await _report_again(pipe, order, journal)
-            await run_encoder(net, broadcast, reading.samples(), lambda outcomes: _report(pipe, _outcomes(outcomes)),
-                              journal, order.wait_for or session.decoders, patience)
+        broadcast = Broadcast(session, order.token)
+        async with _by_broker(broadcast, order, own) as uplink:
+            with _open(pipe, broadcasts, broadcast), reading:
+                await _opened(pipe, session.next_round)
+                await _report_again(pipe, order, journal)
+                await run_encoder(net, broadcast, reading.samples(),
+                                  lambda outcomes: _report(pipe, _outcomes(outcomes)), journal,
+                                  order.wait_for or session.decoders, patience)
     closed = pb.Closed(rounds=session.next_round, digest=session.digest, seconds=_seconds(coder, since))
+    if uplink is not None:
+        closed.meter.CopyFrom(_meter(uplink.metered()))
     await _report(pipe, pb.Report(closed=closed))
 
 
 async def _conduct_bob(net: Net, pipe: Pipe, order: pb.Open, broadcasts: Broadcasts) -> None:
-    broadcast = Broadcast(_bob_session(order))
+    broadcast = Broadcast(_bob_session(order), order.token)
     reading = _Orders(pipe, "draw", 0, None)
     with _open(pipe, broadcasts, broadcast), reading:
         await _opened(pipe, 0)
         await run_bob(net, broadcast, reading.draws(), lambda drawn: _report(pipe, _drawn(drawn)))
     await _report(pipe, pb.Report(closed=pb.Closed(rounds=broadcast.session.next_round)))
+
+
+def _by_broker(broadcast: Broadcast[EncoderSession], order: pb.Open, own: Own
+               ) -> AbstractAsyncContextManager[mqtt.Uplink | None]:
+    """Where decoders may join meanwhile besides here, if the lab orders it."""
+    if not order.HasField("broker"):
+        return nullcontext()
+    broker = mqtt.Broker(order.broker.address, order.broker.qos)
+    return mqtt.serving(broadcast, broker, own.security, own.login, own.silence)
 
 
 @contextmanager
@@ -137,7 +185,8 @@ def _open(pipe: Pipe, broadcasts: Broadcasts, broadcast: Broadcast[Any]) -> Iter
     broadcasts[session] = broadcast
     log.info("session %s: opened for %s", session, pipe.peer)
     try:
-        yield
+        with metrics.SESSIONS_OPEN.track_inprogress():
+            yield
     finally:
         broadcast.end()
         del broadcasts[session]
@@ -190,12 +239,13 @@ async def conduct_decoder(pipe: Pipe, encoder: str | None, own: Own) -> None:
         own: what this service was started with.
 
     Raises:
+        RefusedError: who calls is no lab.
         GlsnetError: see `parties.run_decoder` and `parties.run_alice`.
     """
     order = await _opening(pipe)
-    address = rpc.check_address(encoder or order.decoder.encoder)
+    net, address = _net(order, encoder, own)
     terms, stream = terms_from_proto(order.terms), order.decoder.stream
-    net, patience = GrpcNet(exchange.METHOD, own.silence), order.patience or own.patience
+    patience = order.patience or own.patience
     if order.terms.HasField("finite"):
         alice = AliceSession(order.session, order.seed, terms, stream)
         with _Orders(pipe, "draw", 0, None) as reading:
@@ -222,11 +272,17 @@ async def conduct_decoder(pipe: Pipe, encoder: str | None, own: Own) -> None:
                 metered = await run_decoder(net, session, address, agreed, reading.take,
                                             lambda outcomes: _report(pipe, _outcomes(outcomes)), journal, patience)
         closed = pb.Closed(rounds=session.next_round, digest=session.digest, seconds=_seconds(coder, since))
-    closed.meter.CopyFrom(pb.Meter(
-        setup=_traffic(metered.setup_down, metered.setup_up),
-        rounds=_traffic(metered.rounds_down, metered.rounds_up),
-    ))
+    closed.meter.CopyFrom(_meter(metered))
     await _report(pipe, pb.Report(closed=closed))
+
+
+def _net(order: pb.Open, encoder: str | None, own: Own) -> tuple[Net, str]:
+    """A decoder's world, and what it is to dial: a broker, if the lab orders it, or the encoder."""
+    if order.HasField("broker"):
+        by = mqtt.MqttNet(order.session, order.broker.qos, own.security, own.login, own.silence, order.token)
+        return by, order.broker.address
+    address = rpc.check_address(encoder or order.decoder.encoder)
+    return GrpcNet(exchange.METHOD, own.security, own.silence, order.token), address
 
 
 class Conductor:
@@ -291,15 +347,18 @@ def _closed(closed: pb.Closed) -> Closed:
 
 
 @asynccontextmanager
-async def conducting(address: str, peer: str, session: str, seed: bytes, terms: Terms, decoder: DecoderOrder | None,
+async def conducting(address: str, peer: str, session: Session, terms: Terms, decoder: DecoderOrder | None,
                      resume: Resume = Resume()) -> AsyncIterator[Conductor]:
     """Order a party at `address` to open a session; on leaving, the session is over, however far it came.
 
     Raises:
         GlsnetError: the party cannot be reached, or refuses.
     """
-    async with rpc.dial(address, METHOD, peer) as call:
-        order = pb.Open(session=session, seed=seed, terms=terms_to_proto(terms), **asdict(resume))
+    async with rpc.dial(address, METHOD, peer, session.security) as call:
+        order = pb.Open(session=session.name, seed=session.seed, token=session.token, terms=terms_to_proto(terms),
+                        **asdict(resume))
+        if session.broker is not None:
+            order.broker.CopyFrom(pb.Broker(**asdict(session.broker)))
         if decoder is not None:
             side = {} if decoder.side is None else asdict(decoder.side)
             order.decoder.CopyFrom(pb.Decoder(encoder=decoder.encoder, stream=decoder.stream, **side))
@@ -378,7 +437,14 @@ class _Orders:
 
 
 async def _opening(pipe: Pipe) -> pb.Open:
-    order = rpc.parsed(pb.Order, await pipe.read() or b"")
+    if pipe.name not in (None, LAB):
+        log.warning("%s refused: only %s gives orders", pipe.peer, LAB)
+        raise RefusedError(f"orders: expected them from {LAB}, as its certificate says, got them from {pipe.name}")
+    try:
+        data = await asyncio.wait_for(pipe.read(), OPEN_SECONDS)
+    except TimeoutError:
+        raise FrameError(f"order: expected open within {OPEN_SECONDS:.0f} s, got nothing") from None
+    order = rpc.parsed(pb.Order, data or b"")
     if order.WhichOneof("order") != "open":
         raise FrameError(f"order: expected open first, got {order.WhichOneof('order')}")
     if not 0 <= order.open.patience < math.inf:
@@ -407,6 +473,11 @@ def _drawn(drawn: Drawn) -> pb.Report:
 
 def _seconds(coder: ImageCode | None, since: float) -> pb.Seconds | None:
     return None if coder is None else pb.Seconds(**coder.seconds, process=time.process_time() - since)
+
+
+def _meter(metered: Metered) -> pb.Meter:
+    return pb.Meter(setup=_traffic(metered.setup_down, metered.setup_up),
+                    rounds=_traffic(metered.rounds_down, metered.rounds_up))
 
 
 def _traffic(down: Traffic, up: Traffic) -> exchange_pb2.Traffic:

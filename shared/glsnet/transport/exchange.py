@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
-from glsnet.errors import DamageError, FrameError, GlsnetError, GoneError, TermsError, TransportError
+from glsnet.errors import DamageError, FrameError, GlsnetError, GoneError, RefusedError, TermsError, TransportError
 from glsnet.frames import (
     NO_TRAFFIC,
     Ack,
@@ -27,7 +27,8 @@ from glsnet.frames import (
     from_bytes,
     to_bytes,
 )
-from glsnet.joining import Host
+from glsnet.joining import Door, Host
+from glsnet.transport import metrics
 from glsnet.transport.meter import Reading
 from glsnet.transport.pipes import Dialled, Net, Pipe
 
@@ -44,8 +45,10 @@ log = logging.getLogger("glsnet")
 class Broadcast(Generic[Session]):
     """One encoder session towards the decoders that join it."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, token: bytes = b"") -> None:
+        """`token` is the session's secret, of which decoders have to prove that they know it; empty asks for none."""
         self.session = session
+        self._door = Door(token)
         self._sending: dict[int, asyncio.Event] = {}  # per joined stream: set when there may be something to send
         self._changed = asyncio.Event()
         self._ending: tuple[GlsnetError | None] | None = None
@@ -55,26 +58,33 @@ class Broadcast(Generic[Session]):
         """Serve one decoder's stream to its end.
 
         Raises:
+            RefusedError: it may not join.
             PeerError: the decoder cannot join, or broke the protocol; it leaves the session.
             TransportError: it has joined again by another stream.
         """
-        terms = self.session.join(join)
+        self._door.check(join)
+        terms = self.session.join(join, self._door.closed_to(pipe.name))
         stream = terms.stream
         assert stream is not None
+        self._door.bind(join.streams or (stream,), pipe.name)
         log.info("session %s: stream %d joined from %s", self.session.session, stream, pipe.peer)
+        metrics.JOINS.inc()
+        metrics.STREAMS_JOINED.inc()
         if stream in self._sending:
             self._sending[stream].set()  # of a stream that is over: see `_send`
         wake = self._sending[stream] = asyncio.Event()
         reader = asyncio.create_task(self._read(pipe, stream))
         reader.add_done_callback(lambda _: wake.set())
         try:
-            await pipe.write(to_bytes(terms))
+            await self._write(pipe, to_bytes(terms))
             await self._send(pipe, stream, wake, reader)
         except BaseException as error:
             reason = str(error) or "it went away"
             log.warning("session %s: stream %d lost: %s", self.session.session, stream, reason)
+            metrics.DECODERS_LOST.inc()
             raise
         finally:
+            metrics.STREAMS_JOINED.dec()
             reader.cancel()
             if self._sending.get(stream) is wake:
                 del self._sending[stream]
@@ -88,7 +98,7 @@ class Broadcast(Generic[Session]):
                 raise TransportError(f"stream {stream}: its decoder has joined again")
             frame = self.session.outgoing(stream)
             if frame is not None:
-                await pipe.write(self._bytes(frame))
+                await self._write(pipe, self._bytes(frame))
             elif self._ending is None:
                 await wake.wait()
             else:
@@ -98,9 +108,14 @@ class Broadcast(Generic[Session]):
                 return
         reader.result()
 
+    async def _write(self, pipe: Pipe, data: bytes) -> None:
+        await pipe.write(data)
+        metrics.ENCODER_DOWN.add(len(data))
+
     async def _read(self, pipe: Pipe, stream: int) -> None:
         wake = self._sending[stream]
         while (data := await pipe.read()) is not None:
+            metrics.ENCODER_UP.add(len(data))
             if self._sending.get(stream) is not wake:
                 return
             frame = from_bytes(data)
@@ -166,13 +181,14 @@ async def serve_join(pipe: Pipe, broadcasts: Broadcasts) -> None:
     except TimeoutError:
         raise FrameError(f"frame: expected join within {JOIN_SECONDS:.0f} s, got nothing") from None
     join = from_bytes(data or b"")
+    metrics.ENCODER_UP.add(len(data or b""))
     if not isinstance(join, Join):
         raise FrameError(f"frame: expected join first, got {type(join).__name__}")
     if join.session not in broadcasts:
         raise GoneError(f"session: expected one that is open at this encoder, got {join.session!r}")
     try:
         await broadcasts[join.session].serve(pipe, join)
-    except TermsError as error:
+    except (RefusedError, TermsError) as error:
         log.warning("session %s: %s refused: %s", join.session, pipe.peer, error)
         raise
 
@@ -210,6 +226,7 @@ class Line:
         await self._pipe.write(data)
         self.size = len(data)
         self._up += bytes_of(frame, len(data))
+        metrics.DECODER_UP.add(len(data))
 
     async def receive(self) -> Frame | None:
         """The next frame, or None once the encoder has ended the stream well; raises GlsnetError as `send` does."""
@@ -220,6 +237,7 @@ class Line:
         frame = from_bytes(data)
         self.size = len(data)
         self._down += bytes_of(frame, len(data))
+        metrics.DECODER_DOWN.add(len(data))
         return frame
 
     def reading(self) -> Reading:
@@ -281,6 +299,7 @@ async def staying(net: Net, session: Joining, encoder: str, agreed: Callable[[],
         over: whether all has come; an encoder that is gone then has only not said so.
 
     Raises:
+        RefusedError: this party may not join.
         TermsError, FrameError: the encoder, or its frames, are not what this session expects.
         TransportError: the encoder cannot be reached, was lost, or gave up, and did not come back.
     """
@@ -314,6 +333,7 @@ async def staying(net: Net, session: Joining, encoder: str, agreed: Callable[[],
             if given_up:
                 raise
             log.warning("session %s: joining %s again: %s", session.session, encoder, error)
+            metrics.JOINED_AGAIN.inc()
         await asyncio.sleep(net.local(backoff * net.random.uniform(0.5, 1.5)))
         backoff = min(2 * backoff, LAST_BACKOFF)
     log.info("session %s: closed after %d rounds", session.session, session.next_round)
@@ -335,16 +355,18 @@ async def joined(net: Net, session: Joining, encoder: str, agreed: Callable[[], 
         line = Line(pipe)
         lines.append(line)
         try:
-            await line.send(session.join())
+            await line.send(net.proven(session.join()))
             terms = await line.receive()
             if not isinstance(terms, Terms):
                 raise FrameError(f"frame: expected terms first, got {name_of(terms)}")
             ack = session.agree(terms)
             line.set_up()
             log.info("session %s: agreed with %s: %s", session.session, peer, terms)
-            await agreed()
-            await line.send(ack)
-            yield line
+            metrics.JOINS.inc()
+            with metrics.STREAMS_JOINED.track_inprogress():
+                await agreed()
+                await line.send(ack)
+                yield line
         except (DamageError, TransportError):
             raise
         except GlsnetError as error:

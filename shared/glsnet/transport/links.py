@@ -2,6 +2,7 @@
 
     main           the command: `python -m glsnet.transport.links --help`
     _control       JSON lines on standard input, one answered before the next
+    _by_itself     no orders: time begins with the first connection
     Link           one party's link: where it listens, the faults that come and go, its connections
     _Connection    one that a party has dialled, and its continuation to the target
     _Stream        one direction of a connection: read, delayed, delivered in order
@@ -30,9 +31,10 @@ import signal
 import socket
 import struct
 import sys
+import tomllib
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -42,7 +44,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from glsnet.errors import CallerError, GlsnetError
+from glsnet.errors import CallerError, GlsnetError, TransportError
 from glsnet.faults import OF_PARTIES, SIMULATED, Fault, concerns, delay, faults_of, read_trace, share, spans
 
 CHUNK = 1 << 16
@@ -58,8 +60,11 @@ def main(
     link: Annotated[list[str], typer.Option(help="Name of a party, `decoder 0`; one link for each.")],
     journal: Annotated[Path, typer.Option(help="File for what happens, a JSON object on each line.")],
     faults: Annotated[Path | None, typer.Option(help="JSON file: a list of faults, with the keys of a scenario's "
-                                                "[[faults]].")] = None,
+                                                "[[faults]]; or a .toml file of those.")] = None,
     seed: Annotated[int, typer.Option(help="Of all chance.")] = 0,
+    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Serve here, the first link on PORT, the next "
+                                               "on PORT + 1, and so on, and take no orders. Default: on this machine "
+                                               "alone, on ports that the system chooses.")] = None,
 ) -> None:
     """Put links that misbehave in front of any TCP service.
 
@@ -68,12 +73,14 @@ def main(
     one, counting from now, and answers with its number, `{"remove": 0}` ends one, `{"report": true}` gives delays and
     bytes. The links end with standard input, or with SIGTERM.
 
+    With --listen there are no orders: the faults' time begins with the first connection, and SIGTERM is the end.
+
     By hand: `python -m glsnet.transport.links --to 127.0.0.1:7000 --link "decoder 0" --faults slow.json --journal
     links.jsonl`, with `[{"on": "decoder *", "kind": "bandwidth", "rate": 10000, "at": 5, "for": 10}]` in slow.json.
     """
     try:
         with asyncio.Runner(loop_factory=_fine_loop) as runner:
-            runner.run(_serve(to, link, _read(faults), seed, journal))
+            runner.run(_serve(to, link, _read(faults), seed, journal, listen))
     except GlsnetError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2 if isinstance(error, CallerError) else 1) from None
@@ -88,9 +95,10 @@ def _read(path: Path | None) -> tuple[Fault, ...]:
     if path is None:
         return ()
     try:
-        tables = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CallerError(f"--faults: expected a JSON file, got {path}: {error}") from error
+        text = path.read_text("utf-8")
+        tables = tomllib.loads(text)["faults"] if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError, KeyError) as error:
+        raise CallerError(f"--faults: expected a JSON file, or TOML with [[faults]], got {path}: {error}") from error
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise CallerError(f"--faults: expected a list of objects in {path}")
     return _checked(tables)
@@ -104,7 +112,8 @@ def _checked(tables: Sequence[dict[str, Any]]) -> tuple[Fault, ...]:
     return faults
 
 
-async def _serve(to: str, names: Sequence[str], faults: Sequence[Fault], seed: int, journal: Path) -> None:
+async def _serve(to: str, names: Sequence[str], faults: Sequence[Fault], seed: int, journal: Path,
+                 listen: str | None = None) -> None:
     loop = asyncio.get_running_loop()
     start: float | None = None
 
@@ -123,9 +132,9 @@ async def _serve(to: str, names: Sequence[str], faults: Sequence[Fault], seed: i
         raise CallerError(f"--journal: expected a file that can be written, got {journal}: {error.strerror}") from error
     with file:
         note("faults", seed=seed, faults=[each.model_dump(by_alias=True, exclude_none=True) for each in faults])
-        async with _listening(to, names, seed, note) as links:
+        async with _listening(to, names, seed, note, listen) as links:
             print(json.dumps({"links": {each.name: each.address for each in links}}), flush=True)
-            control = asyncio.ensure_future(_control(links, faults, begin))
+            control = asyncio.ensure_future((_control if listen is None else _by_itself)(links, faults, begin))
             for signum in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(signum, control.cancel)
             await asyncio.wait([control])
@@ -135,8 +144,15 @@ async def _serve(to: str, names: Sequence[str], faults: Sequence[Fault], seed: i
 
 
 @asynccontextmanager
-async def _listening(to: str, names: Sequence[str], seed: int, note: Note) -> AsyncIterator[list["Link"]]:
-    links = [Link(name, to, seed, note) for name in names]
+async def _listening(to: str, names: Sequence[str], seed: int, note: Note, listen: str | None
+                     ) -> AsyncIterator[list["Link"]]:
+    host, _, port = (listen or "127.0.0.1:0").rpartition(":")
+    if not (host and port.isdecimal() and int(port) + len(names) <= 65536):
+        raise CallerError(f"--listen: expected HOST:PORT, and ports for {len(names)} links, got {listen!r}")
+    try:
+        links = [Link(name, to, seed, note, (host, int(port) and int(port) + n)) for n, name in enumerate(names)]
+    except OSError as error:
+        raise TransportError(f"{listen}: cannot be listened on: {error.strerror}") from error
     try:
         for link in links:
             await link.listen()
@@ -160,10 +176,7 @@ async def _control(links: Sequence["Link"], faults: Iterable[Fault], begin: Call
         match order:
             case {"start": True} if not started:
                 started = True
-                begin()
-                for link in links:
-                    for number, fault in known.items():
-                        link.follow(number, fault, loop.time())
+                _start(links, known, begin)
                 return {"start": True}
             case {"add": dict(table)}:
                 (fault,) = _checked([table])
@@ -188,11 +201,29 @@ async def _control(links: Sequence["Link"], faults: Iterable[Fault], begin: Call
         print(json.dumps(answer), flush=True)
 
 
-class Link:
-    """Between a party and whom it dials; `address` is what to dial."""
+async def _by_itself(links: Sequence["Link"], faults: Iterable[Fault], begin: Callable[[], None]) -> None:
+    """Begin with the first connection, and go on until it is cancelled."""
+    met = [asyncio.ensure_future(link.met.wait()) for link in links]
+    await asyncio.wait(met, return_when=asyncio.FIRST_COMPLETED)
+    for each in met:
+        each.cancel()
+    _start(links, dict(enumerate(faults)), begin)
+    await asyncio.Event().wait()
 
-    def __init__(self, name: str, to: str, seed: int, note: Note) -> None:
-        self.name, self.address = name, ""
+
+def _start(links: Sequence["Link"], faults: Mapping[int, Fault], begin: Callable[[], None]) -> None:
+    begin()
+    for link in links:
+        for number, fault in faults.items():
+            link.follow(number, fault, asyncio.get_running_loop().time())
+
+
+class Link:
+    """Between a party and whom it dials; `address` is what to dial, `met` is set once somebody has."""
+
+    def __init__(self, name: str, to: str, seed: int, note: Note, at: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        """`at` is where to listen; port 0 lets the system choose."""
+        self.name, self.address, self.met = name, "", asyncio.Event()
         host, _, port = to.rpartition(":")
         self._to = host.strip("[]"), int(port)
         self._seed, self._note = seed, note
@@ -201,14 +232,14 @@ class Link:
         self._refusals: dict[int, str] = {}  # faults that let none connect, and their kinds
         self._connections: set[asyncio.Task[None]] = set()
         self._dialled = self._resets = 0
-        self._place = _bound(0)  # keeps the port while nobody listens
+        self._place = _bound(*at)  # keeps the port while nobody listens
         self._server: asyncio.Server | None = None
 
     async def listen(self) -> None:
         """Accept connections."""
-        port = self._place.getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
-        self._server = await asyncio.start_server(self._connected, sock=_bound(port), limit=CHUNK)
+        host, port = self._place.getsockname()[:2]
+        self.address = f"{host}:{port}"
+        self._server = await asyncio.start_server(self._connected, sock=_bound(host, port), limit=CHUNK)
 
     async def close(self) -> None:
         """End all faults and connections."""
@@ -288,6 +319,7 @@ class Link:
             _rst(writer)
             return
         number, self._dialled = self._dialled, self._dialled + 1
+        self.met.set()
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
@@ -541,11 +573,11 @@ class _Way:
         return min(each.fault.rate or math.inf for each in self.of("bandwidth"))
 
 
-def _bound(port: int) -> socket.socket:
+def _bound(host: str, port: int) -> socket.socket:
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    bound.bind(("127.0.0.1", port))
+    bound.bind((host, port))
     return bound
 
 

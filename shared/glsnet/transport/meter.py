@@ -55,6 +55,7 @@ class Meter:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._dialling: set[asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = set()
+        self.hung_up = asyncio.Event()  # a connection is over, all that was sent before passed on, or was never made
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
@@ -117,6 +118,7 @@ class Meter:
             near_out.close()
             self._writers.discard(near_out)
             self._tasks.discard(task)
+            self.hung_up.set()
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, down: bool) -> None:
         try:

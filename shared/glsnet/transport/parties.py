@@ -18,6 +18,7 @@ from glsnet.errors import FrameError, GlsnetError, TransportError
 from glsnet.frames import End, Frame, Indices, Lost, Terms, Turn
 from glsnet.joining import Host
 from glsnet.journal import Entry, Journal
+from glsnet.transport import metrics, traces
 from glsnet.transport.exchange import Broadcast, Line, Metered, log, name_of, staying
 from glsnet.transport.pipes import Net
 
@@ -51,9 +52,11 @@ async def run_encoder(net: Net, broadcast: Broadcast[EncoderSession], samples: A
         await _while_progress(net, broadcast, lambda: session.open, patience)
         if not session.open:
             raise _all_lost(session)
-        frame, outcomes = await net.compute(session.coded, a)
+        with traces.frame("encode", session.session, session.next_round, len(a)):
+            frame, outcomes = await net.compute(session.coded, a)
         journal.append(Entry(frame, outcomes))
         session.restore(frame, outcomes)
+        metrics.ENCODER_ROUNDS.inc(frame.count)
         broadcast.announce()
         await report(outcomes)
     session.end()
@@ -99,8 +102,10 @@ async def run_decoder(net: Net, session: DecoderSession, encoder: str, agreed: C
                 continue
             session.check(frame)
             t = await side_information(frame.first_round, frame.count)
-            outcomes, ack = await net.compute(session.decode, frame, t)
+            with traces.frame("decode", session.session, frame.first_round, frame.count, session.stream):
+                outcomes, ack = await net.compute(session.decode, frame, t)
             line.progress = True
+            metrics.DECODER_ROUNDS.inc(frame.count)
             journal.append(Entry(frame, outcomes))
             await report(outcomes)
             if ack is not None:
@@ -155,6 +160,7 @@ async def run_bob(net: Net, broadcast: Broadcast[BobSession], draws: AsyncIterab
                 turn = session.turns.popleft()
                 broadcast.look()
             session.finish(drawn)
+            metrics.ENCODER_ROUNDS.inc(draw.rounds)
             await report(drawn)
         broadcast.send(session.end())
     except GlsnetError as error:
@@ -197,6 +203,7 @@ async def run_alice(net: Net, session: AliceSession, encoder: str, agreed: Calla
                     raise _not(line, "a turn", frame, session.next_round)
                 turn = frame
             session.finish(drawn)
+            metrics.DECODER_ROUNDS.inc(draw.rounds)
             await report(drawn)
         if not isinstance(end := await line.receive(), End):
             raise _not(line, "end", end, session.next_round)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
+from glsnet.frames import Join
 from glsnet.transport.meter import Reading
 
 T = TypeVar("T")
@@ -23,6 +24,10 @@ class Pipe(Protocol):
     @property
     def peer(self) -> str:
         """Who is at the other end, for errors and logs."""
+
+    @property
+    def name(self) -> str | None:
+        """Who its certificate says that it is; None without one, and at the dialling end, which knows whom it asked."""
 
     async def read(self) -> bytes | None:
         """The next message, or None at a good end.
@@ -59,6 +64,9 @@ class Net(Protocol):
 
     async def compute(self, function: Callable[..., T], *arguments: object) -> T:
         """The function's result, while others go on."""
+
+    def proven(self, join: Join) -> Join:
+        """With the proof that the session's token takes, if it has one."""
 
     def local(self, seconds: float) -> float:
         """What the event loop calls so many seconds of this party's clock."""

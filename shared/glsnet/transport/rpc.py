@@ -2,12 +2,14 @@
 
     Served     a stream at the listening end
     Call       at the dialling end: `dial`
-    GrpcNet    `pipes.Net` over gRPC, every connection through a meter
+    Machine    what of a `pipes.Net` is the same whatever carries streams
+    GrpcNet    over gRPC, every connection through a meter
 """
 
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -23,11 +25,15 @@ from glsnet.errors import (
     FrameError,
     GlsnetError,
     GoneError,
+    RefusedError,
     TermsError,
     TransportError,
 )
+from glsnet.frames import Join
+from glsnet.joining import proven
 from glsnet.transport.meter import Meter, Reading
 from glsnet.transport.pipes import Dialled, Pipe
+from glsnet.transport.security import LOCAL, Security, host_of
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -37,6 +43,7 @@ CONNECT_SECONDS = 30.0
 SILENCE_SECONDS = 10.0  # a peer that is silent for so long is asked whether it is there, and has half as long to answer
 
 STATUS: dict[type[GlsnetError], grpc.StatusCode] = {  # a class before those that it is one of
+    RefusedError: grpc.StatusCode.PERMISSION_DENIED,
     TermsError: grpc.StatusCode.FAILED_PRECONDITION,
     DamageError: grpc.StatusCode.ABORTED,
     FrameError: grpc.StatusCode.DATA_LOSS,
@@ -45,6 +52,13 @@ STATUS: dict[type[GlsnetError], grpc.StatusCode] = {  # a class before those tha
     TransportError: grpc.StatusCode.UNAVAILABLE,
 }
 _ERROR = {status: error for error, status in STATUS.items()}
+
+_MISTRUST = {  # by what gRPC says of a handshake that no other attempt would mend
+    "Hostname Verification Check failed": "expected a certificate for this host, got one for others; glsnet "
+                                          "certificates --host NAME=HOST makes one",
+    "CERTIFICATE_VERIFY_FAILED": "expected a certificate that --tls-ca has signed and that is valid now, got another",
+    "WRONG_VERSION_NUMBER": "expected TLS, got plain text; start it with --tls-cert, --tls-key and --tls-ca",
+}
 
 _COMPUTING = ThreadPoolExecutor()  # the loop's own may be busy with finding out what names mean, for minutes
 
@@ -64,6 +78,7 @@ def options(silence: float = SILENCE_SECONDS) -> list[tuple[str, int]]:
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 2000),  # the time that an attempt to connect has
         ("grpc.max_reconnect_backoff_ms", 1000),
+        ("grpc.dns_min_time_between_resolutions_ms", 1000),  # a peer that is started again may have a new address
         ("grpc.keepalive_time_ms", milliseconds),
         ("grpc.keepalive_timeout_ms", max(1, milliseconds // 2)),
         ("grpc.http2.max_pings_without_data", 0),
@@ -88,8 +103,15 @@ class Served:
 
     @property
     def peer(self) -> str:
-        """As gRPC calls it."""
-        return str(self._context.peer())
+        """As gRPC calls it, and its certificate."""
+        address = str(self._context.peer())
+        return address if self.name is None else f"{self.name} at {address}"
+
+    @property
+    def name(self) -> str | None:
+        """See `Pipe`."""
+        names = self._context.auth_context().get("x509_common_name", ())
+        return next((name.decode(errors="replace") for name in names), None)
 
     async def read(self) -> bytes | None:
         """See `Pipe`."""
@@ -105,6 +127,8 @@ class Served:
 
 class Call:
     """A `Dialled`; it has a reading if it goes through a meter."""
+
+    name = None
 
     def __init__(self, call: "grpc.aio.StreamStreamCall[bytes, bytes]", peer: str, meter: Meter | None) -> None:
         self._call, self.peer, self._meter = call, peer, meter
@@ -140,20 +164,25 @@ class Call:
 
 
 @asynccontextmanager
-async def dial(address: str, method: str, peer: str, silence: float = SILENCE_SECONDS, meter: Meter | None = None
-               ) -> AsyncIterator[Call]:
+async def dial(address: str, method: str, peer: str, security: Security = LOCAL, silence: float = SILENCE_SECONDS,
+               meter: Meter | None = None) -> AsyncIterator[Call]:
     """Open a bidirectional stream of raw messages; on leaving, whatever is left of it is cancelled.
 
+    NAME@HOST:PORT is an address, too: its certificate has to be one for NAME, which has several.
+
     Raises:
+        CallerError: plain text to this address is not allowed.
+        RefusedError: one of the two does not trust the other's certificate, or one of them talks plain text.
         TransportError: nothing answers gRPC at `address` within CONNECT_SECONDS.
     """
-    async with grpc.aio.insecure_channel(address, options=options(silence)) as channel:
+    async with _channel(address, security, silence, meter) as channel:
         try:
-            await asyncio.wait_for(channel.channel_ready(), CONNECT_SECONDS)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await _ready(channel, peer)
         except TimeoutError:
-            raise TransportError(
-                f"{peer}: no gRPC service answered within {CONNECT_SECONDS:.0f} s; is it started, is the address right?"
-            ) from None
+            hint = ", does it talk plain text too?" if security.tls is None else ", does it know this certificate's CA?"
+            raise TransportError(f"{peer}: no gRPC service answered within {CONNECT_SECONDS:.0f} s; is it started, is "
+                                 f"the address right{hint}") from None
         call = channel.stream_stream(method, bytes, bytes)()  # type: ignore[call-arg]  # the stubs want all
         try:
             yield Call(call, peer, meter)
@@ -161,27 +190,63 @@ async def dial(address: str, method: str, peer: str, silence: float = SILENCE_SE
             call.cancel()
 
 
-class GrpcNet:
-    """The world of a party that runs for real."""
+def _channel(address: str, security: Security, silence: float, meter: Meter | None) -> grpc.aio.Channel:
+    name, _, place = address.rpartition("@")
+    security.check(place, "dialling")
+    to = place if meter is None else meter.address
+    if security.tls is None:
+        return grpc.aio.insecure_channel(to, options=options(silence))
+    of_host: list[tuple[str, Any]] = [("grpc.ssl_target_name_override", name or host_of(place))]
+    return grpc.aio.secure_channel(to, security.tls.client(), options=[*options(silence), *of_host])
 
-    def __init__(self, method: str, silence: float = SILENCE_SECONDS) -> None:
-        """`method` is the one that is dialled."""
+
+async def _ready(channel: grpc.aio.Channel, peer: str) -> None:
+    """Wait until it is connected; raises RefusedError once it is clear that it never will be."""
+    while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            why = await channel.stream_stream("/", bytes, bytes)().details()  # type: ignore[call-arg]
+            if (sign := next((sign for sign in _MISTRUST if sign in why), None)) is not None:
+                raise RefusedError(f"{peer}: {_MISTRUST[sign]}")
+        await channel.wait_for_state_change(state)
+
+
+class Machine:
+    """What the world of a party that runs for real has, whatever carries its streams."""
+
+    def __init__(self, token: bytes = b"") -> None:
+        """`token` is the secret of the session that is joined."""
         self.random = random.Random()
-        self._method, self._silence = method, silence
-
-    @asynccontextmanager
-    async def dial(self, address: str, peer: str) -> AsyncIterator[Dialled]:
-        """See `pipes.Net`."""
-        async with Meter(address) as meter, dial(meter.address, self._method, peer, self._silence, meter) as call:
-            yield call
+        self._token, self._attempt = token, 0
 
     async def compute(self, function: Callable[..., T], *arguments: Any) -> T:
         """In a thread."""
         return await asyncio.get_running_loop().run_in_executor(_COMPUTING, function, *arguments)
 
+    def proven(self, join: Join) -> Join:
+        """See `pipes.Net`; attempts go by the time of day, so that they do after a crash, too."""
+        self._attempt = max(self._attempt + 1, time.time_ns())
+        return proven(join, self._token, self._attempt)
+
     def local(self, seconds: float) -> float:
         """This machine has one clock."""
         return seconds
+
+
+class GrpcNet(Machine):
+    """`pipes.Net` over gRPC."""
+
+    def __init__(self, method: str, security: Security = LOCAL, silence: float = SILENCE_SECONDS,
+                 token: bytes = b"") -> None:
+        """`method` is the one that is dialled, `token` as of any machine."""
+        super().__init__(token)
+        self._method, self._security, self._silence = method, security, silence
+
+    @asynccontextmanager
+    async def dial(self, address: str, peer: str) -> AsyncIterator[Dialled]:
+        """See `pipes.Net`."""
+        async with (Meter(address) as meter,
+                    dial(address, self._method, peer, self._security, self._silence, meter) as call):
+            yield call
 
 
 @contextmanager

@@ -3,6 +3,7 @@
     Tls         this party's certificate and key, and the authority that has to have signed its peers'
     Security    what a process was started with
     is_local    whether an address is one of this machine alone
+    read_token  a session's secret, from a file
 """
 
 import ssl
@@ -86,14 +87,24 @@ class Security:
                               "not this machine's own, got none; glsnet certificates makes them, --insecure goes "
                               "without")
 
+    def options(self) -> list[str]:
+        """Of a process that is to be the same party."""
+        return [*([] if self.tls is None else self.tls.options()), *(["--insecure"] if self.insecure else [])]
+
+
+LOCAL = Security()
+
+
+def host_of(address: str) -> str:
+    """HOST of HOST:PORT, without brackets."""
+    return address.rpartition(":")[0].strip("[]")
+
 
 def is_local(address: str) -> bool:
-    """Whether HOST:PORT is on a loopback interface, or a socket file, and so is reached from this machine alone."""
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost" or address.startswith("unix:"):
-        return True
+    """Whether HOST:PORT is on a loopback interface, and so is reached from this machine alone."""
+    host = host_of(address)
     try:
-        return ip_address(host).is_loopback
+        return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
 
@@ -114,15 +125,17 @@ def read_token(path: Path | None) -> bytes:
 
 
 def _public(path: Path) -> PublicKeyTypes:
+    data = _read(path, "--tls-cert or --tls-ca")
     try:
-        return x509.load_pem_x509_certificate(_read(path, "--tls-cert or --tls-ca")).public_key()
+        return x509.load_pem_x509_certificate(data).public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         raise CallerError(f"{path}: expected a certificate in PEM, got something else") from error
 
 
 def _public_of_private(path: Path) -> PublicKeyTypes:
+    data = _read(path, "--tls-key")
     try:
-        return load_pem_private_key(_read(path, "--tls-key"), None).public_key()
+        return load_pem_private_key(data, None).public_key()
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CallerError(f"{path}: expected a private key in PEM without a password, got something else") from error
 

@@ -41,6 +41,7 @@ import numpy as np
 
 from glsnet.errors import GlsnetError, TransportError
 from glsnet.faults import OF_PARTIES, Fault, concerns, delay, share, spans
+from glsnet.frames import Join
 from glsnet.transport.meter import Reading
 from glsnet.transport.pipes import Dialled, Net, Pipe
 from glsnet.transport.rpc import CONNECT_SECONDS, STATUS
@@ -314,6 +315,10 @@ class _World:
         await self._party.running.wait()
         return result
 
+    def proven(self, join: Join) -> Join:
+        """Nobody else is here."""
+        return join
+
     def local(self, seconds: float) -> float:
         """See `pipes.Net`: less, on a clock that is fast."""
         return seconds / math.prod(self._link.clocks.values())
@@ -321,6 +326,8 @@ class _World:
 
 class _End:
     """One end of a connection."""
+
+    name = None
 
     def __init__(self, connection: "_Connection", party: _Party, peer: str) -> None:
         self.connection, self.party, self.peer = connection, party, peer

@@ -29,11 +29,12 @@ from glsnet.frames import (
 )
 from glsnet.generation import Asked, Finished, Piece
 from glsnet.speculation import Generation, TargetSession
-from glsnet.transport import rpc
+from glsnet.transport import metrics, rpc
 from glsnet.transport.exchange import PATIENCE, Broadcast, Line, staying
 from glsnet.transport.meter import Reading
 from glsnet.transport.pipes import Dialled, Net, Pipe
 from glsnet.transport.rpc import log
+from glsnet.transport.security import LOCAL, Security
 from glsnet.v1 import exchange_pb2
 from glsnet.v1 import generation_pb2 as pb
 
@@ -155,6 +156,9 @@ async def serve_generate(pipe: Pipe, net: Net, broadcast: Broadcast[TargetSessio
     session = broadcast.session
     generation = session.begin(_asked(await pipe.read() or b"").request(session.decoders))
     log.info("request %d from %s: %d draft servers", generation.number, pipe.peer, generation.draft_servers)
+    metrics.REQUESTS_OPEN.inc()
+    loop = asyncio.get_running_loop()
+    since = loop.time()
     try:
         _send(broadcast, generation)
         while not generation.finished.reason:
@@ -162,10 +166,13 @@ async def serve_generate(pipe: Pipe, net: Net, broadcast: Broadcast[TargetSessio
             piece = generation.accept(await net.compute(generation.verify))
             _send(broadcast, generation)
             if piece is not None:
+                metrics.count_block(len(piece.tokens), sum(map(bool, piece.agreed)), loop.time() - since)
+                since = loop.time()
                 await pipe.write(_reply(piece))
         await _until(broadcast, generation, lambda: generation.settled)
         await pipe.write(_reply(generation.finished))
     finally:
+        metrics.REQUESTS_OPEN.dec()
         session.end(generation)
         _send(broadcast, generation)
         log.info("request %d: %s after %d tokens, %d blocks", generation.number, generation.finished.reason,
@@ -180,6 +187,7 @@ async def _until(broadcast: Broadcast[TargetSession], generation: Generation, co
                 await broadcast.until(condition)
         except TimeoutError:
             log.info("request %d: draft servers are late", generation.number)
+            metrics.DRAFTS_LATE.inc()
             generation.expire()
 
 
@@ -189,8 +197,8 @@ def _send(broadcast: Broadcast[TargetSession], generation: Generation) -> None:
     broadcast.announce()
 
 
-async def generate(target: str, asked: Asked, patience: float = PATIENCE, dial: Dial | None = None
-                   ) -> AsyncGenerator[Piece | Finished]:
+async def generate(target: str, asked: Asked, patience: float = PATIENCE, dial: Dial | None = None,
+                   security: Security = LOCAL) -> AsyncGenerator[Piece | Finished]:
     """Have the target at HOST:PORT generate; leaving the iteration early cancels the request.
 
     A target that is lost, or started again, is asked to go on after the tokens that have come.
@@ -200,6 +208,7 @@ async def generate(target: str, asked: Asked, patience: float = PATIENCE, dial: 
         asked: the request.
         patience: seconds since the last tokens, or the beginning, after which a target that was lost is given up.
         dial: how to reach it; default: over gRPC.
+        security: with which certificate.
 
     Raises:
         GlsnetError: the target cannot be reached, refuses, or fails.
@@ -209,7 +218,7 @@ async def generate(target: str, asked: Asked, patience: float = PATIENCE, dial: 
     while True:
         try:
             attempt = replace(asked, made=tuple(made))
-            async with aclosing(_replies(target, METHOD, _request(attempt), dial)) as replies:
+            async with aclosing(_replies(target, METHOD, _request(attempt), dial, security)) as replies:
                 async for data in replies:
                     item = _from_reply(data)
                     if isinstance(item, Piece):
@@ -245,17 +254,18 @@ async def serve_status(pipe: Pipe, session: TargetSession) -> None:
                                        streams=session.decoders, drafting=session.drafting).SerializeToString())
 
 
-async def status(target: str) -> Status:
+async def status(target: str, security: Security) -> Status:
     """Ask the target at HOST:PORT; raises GlsnetError if it cannot be reached."""
-    async with aclosing(_replies(target, STATUS, pb.StatusRequest(), None)) as replies:
+    async with aclosing(_replies(target, STATUS, pb.StatusRequest(), None, security)) as replies:
         reply = rpc.parsed(pb.StatusReply, await anext(replies, b""))
         return Status(reply.model, reply.vocabulary, reply.context, reply.streams, reply.drafting)
 
 
-async def _replies(target: str, method: str, request: Message, dial: Dial | None) -> AsyncGenerator[bytes]:
+async def _replies(target: str, method: str, request: Message, dial: Dial | None, security: Security
+                   ) -> AsyncGenerator[bytes]:
     """What a target answers to one message, to the end."""
     peer = f"target {target}"
-    async with dial(target, peer) if dial is not None else rpc.dial(target, method, peer) as call:
+    async with dial(target, peer) if dial is not None else rpc.dial(target, method, peer, security) as call:
         await call.write(request.SerializeToString())
         await call.close()
         while (data := await call.read()) is not None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from glsnet.v1 import exchange_pb2 as glsnet_dot_v1_dot_exchange__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17glsnet/v1/control.proto\x12\tglsnet.v1\x1a\x18glsnet/v1/exchange.proto\"y\n\x05Order\x12\x1f\n\x04open\x18\x01 \x01(\x0b\x32\x0f.glsnet.v1.OpenH\x00\x12%\n\x07samples\x18\x02 \x01(\x0b\x32\x12.glsnet.v1.SamplesH\x00\x12\x1f\n\x04\x64raw\x18\x03 \x01(\x0b\x32\x0f.glsnet.v1.DrawH\x00\x42\x07\n\x05order\"\xa3\x01\n\x04Open\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x0c\x12\x1f\n\x05terms\x18\x03 \x01(\x0b\x32\x10.glsnet.v1.Terms\x12#\n\x07\x64\x65\x63oder\x18\x04 \x01(\x0b\x32\x12.glsnet.v1.Decoder\x12\x12\n\nnext_round\x18\x05 \x01(\x04\x12\x10\n\x08patience\x18\x06 \x01(\x01\x12\x10\n\x08wait_for\x18\x07 \x01(\r\"^\n\x07\x44\x65\x63oder\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\r\x12\r\n\x05slope\x18\x03 \x01(\x01\x12\x11\n\tintercept\x18\x04 \x01(\x01\x12\x10\n\x08residual\x18\x05 \x01(\x01\")\n\x07Samples\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\x0e\n\x06pixels\x18\x02 \x01(\x0c\"-\n\x04\x44raw\x12\x0e\n\x06rounds\x18\x01 \x01(\r\x12\x15\n\rprobabilities\x18\x02 \x01(\x0c\"\xa8\x01\n\x06Report\x12#\n\x06opened\x18\x01 \x01(\x0b\x32\x11.glsnet.v1.OpenedH\x00\x12\'\n\x08outcomes\x18\x02 \x01(\x0b\x32\x13.glsnet.v1.OutcomesH\x00\x12#\n\x06\x63losed\x18\x03 \x01(\x0b\x32\x11.glsnet.v1.ClosedH\x00\x12!\n\x05\x64rawn\x18\x04 \x01(\x0b\x32\x10.glsnet.v1.DrawnH\x00\x42\x08\n\x06report\"\x1c\n\x06Opened\x12\x12\n\nnext_round\x18\x01 \x01(\x04\"=\n\x06Header\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x13\n\x0bseed_digest\x18\x02 \x01(\t\x12\r\n\x05party\x18\x03 \x01(\x0c\"V\n\x08Recorded\x12#\n\x07indices\x18\x01 \x01(\x0b\x32\x12.glsnet.v1.Indices\x12%\n\x08outcomes\x18\x02 \x01(\x0b\x32\x13.glsnet.v1.Outcomes\"\x85\x01\n\x08Outcomes\x12\x13\n\x0b\x66irst_round\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\x0c\x12\x0e\n\x06stream\x18\x04 \x01(\x0c\x12\x0c\n\x04node\x18\x05 \x01(\x0c\x12\x16\n\x0ereconstruction\x18\x06 \x01(\x0c\x12\x0e\n\x06pixels\x18\x07 \x01(\x0c\"^\n\x05\x44rawn\x12\x13\n\x0b\x66irst_round\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\r\n\x05items\x18\x03 \x01(\x0c\x12\x0f\n\x07indices\x18\x04 \x03(\r\x12\x11\n\tbits_sent\x18\x05 \x01(\x01\"n\n\x06\x43losed\x12\x0e\n\x06rounds\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x1f\n\x05meter\x18\x03 \x01(\x0b\x32\x10.glsnet.v1.Meter\x12#\n\x07seconds\x18\x04 \x01(\x0b\x32\x12.glsnet.v1.Seconds\";\n\x07Seconds\x12\x10\n\x08networks\x18\x01 \x01(\x01\x12\r\n\x05races\x18\x02 \x01(\x01\x12\x0f\n\x07process\x18\x03 \x01(\x01\"N\n\x05Meter\x12!\n\x05setup\x18\x01 \x01(\x0b\x32\x12.glsnet.v1.Traffic\x12\"\n\x06rounds\x18\x02 \x01(\x0b\x32\x12.glsnet.v1.Traffic2=\n\x07\x43ontrol\x12\x32\n\x07\x43onduct\x12\x10.glsnet.v1.Order\x1a\x11.glsnet.v1.Report(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17glsnet/v1/control.proto\x12\tglsnet.v1\x1a\x18glsnet/v1/exchange.proto\"y\n\x05Order\x12\x1f\n\x04open\x18\x01 \x01(\x0b\x32\x0f.glsnet.v1.OpenH\x00\x12%\n\x07samples\x18\x02 \x01(\x0b\x32\x12.glsnet.v1.SamplesH\x00\x12\x1f\n\x04\x64raw\x18\x03 \x01(\x0b\x32\x0f.glsnet.v1.DrawH\x00\x42\x07\n\x05order\"\xd5\x01\n\x04Open\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x0c\x12\x1f\n\x05terms\x18\x03 \x01(\x0b\x32\x10.glsnet.v1.Terms\x12#\n\x07\x64\x65\x63oder\x18\x04 \x01(\x0b\x32\x12.glsnet.v1.Decoder\x12\x12\n\nnext_round\x18\x05 \x01(\x04\x12\x10\n\x08patience\x18\x06 \x01(\x01\x12\x10\n\x08wait_for\x18\x07 \x01(\r\x12\r\n\x05token\x18\x08 \x01(\x0c\x12!\n\x06\x62roker\x18\t \x01(\x0b\x32\x11.glsnet.v1.Broker\"&\n\x06\x42roker\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0b\n\x03qos\x18\x02 \x01(\r\"^\n\x07\x44\x65\x63oder\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\r\x12\r\n\x05slope\x18\x03 \x01(\x01\x12\x11\n\tintercept\x18\x04 \x01(\x01\x12\x10\n\x08residual\x18\x05 \x01(\x01\")\n\x07Samples\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\x0e\n\x06pixels\x18\x02 \x01(\x0c\"-\n\x04\x44raw\x12\x0e\n\x06rounds\x18\x01 \x01(\r\x12\x15\n\rprobabilities\x18\x02 \x01(\x0c\"\xa8\x01\n\x06Report\x12#\n\x06opened\x18\x01 \x01(\x0b\x32\x11.glsnet.v1.OpenedH\x00\x12\'\n\x08outcomes\x18\x02 \x01(\x0b\x32\x13.glsnet.v1.OutcomesH\x00\x12#\n\x06\x63losed\x18\x03 \x01(\x0b\x32\x11.glsnet.v1.ClosedH\x00\x12!\n\x05\x64rawn\x18\x04 \x01(\x0b\x32\x10.glsnet.v1.DrawnH\x00\x42\x08\n\x06report\"\x1c\n\x06Opened\x12\x12\n\nnext_round\x18\x01 \x01(\x04\"=\n\x06Header\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x13\n\x0bseed_digest\x18\x02 \x01(\t\x12\r\n\x05party\x18\x03 \x01(\x0c\"V\n\x08Recorded\x12#\n\x07indices\x18\x01 \x01(\x0b\x32\x12.glsnet.v1.Indices\x12%\n\x08outcomes\x18\x02 \x01(\x0b\x32\x13.glsnet.v1.Outcomes\"\x85\x01\n\x08Outcomes\x12\x13\n\x0b\x66irst_round\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\x0c\x12\x0e\n\x06stream\x18\x04 \x01(\x0c\x12\x0c\n\x04node\x18\x05 \x01(\x0c\x12\x16\n\x0ereconstruction\x18\x06 \x01(\x0c\x12\x0e\n\x06pixels\x18\x07 \x01(\x0c\"^\n\x05\x44rawn\x12\x13\n\x0b\x66irst_round\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\r\n\x05items\x18\x03 \x01(\x0c\x12\x0f\n\x07indices\x18\x04 \x03(\r\x12\x11\n\tbits_sent\x18\x05 \x01(\x01\"n\n\x06\x43losed\x12\x0e\n\x06rounds\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x1f\n\x05meter\x18\x03 \x01(\x0b\x32\x10.glsnet.v1.Meter\x12#\n\x07seconds\x18\x04 \x01(\x0b\x32\x12.glsnet.v1.Seconds\";\n\x07Seconds\x12\x10\n\x08networks\x18\x01 \x01(\x01\x12\r\n\x05races\x18\x02 \x01(\x01\x12\x0f\n\x07process\x18\x03 \x01(\x01\"N\n\x05Meter\x12!\n\x05setup\x18\x01 \x01(\x0b\x32\x12.glsnet.v1.Traffic\x12\"\n\x06rounds\x18\x02 \x01(\x0b\x32\x12.glsnet.v1.Traffic2=\n\x07\x43ontrol\x12\x32\n\x07\x43onduct\x12\x10.glsnet.v1.Order\x1a\x11.glsnet.v1.Report(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,31 +35,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDER']._serialized_start=64
   _globals['_ORDER']._serialized_end=185
   _globals['_OPEN']._serialized_start=188
-  _globals['_OPEN']._serialized_end=351
-  _globals['_DECODER']._serialized_start=353
-  _globals['_DECODER']._serialized_end=447
-  _globals['_SAMPLES']._serialized_start=449
-  _globals['_SAMPLES']._serialized_end=490
-  _globals['_DRAW']._serialized_start=492
-  _globals['_DRAW']._serialized_end=537
-  _globals['_REPORT']._serialized_start=540
-  _globals['_REPORT']._serialized_end=708
-  _globals['_OPENED']._serialized_start=710
-  _globals['_OPENED']._serialized_end=738
-  _globals['_HEADER']._serialized_start=740
-  _globals['_HEADER']._serialized_end=801
-  _globals['_RECORDED']._serialized_start=803
-  _globals['_RECORDED']._serialized_end=889
-  _globals['_OUTCOMES']._serialized_start=892
-  _globals['_OUTCOMES']._serialized_end=1025
-  _globals['_DRAWN']._serialized_start=1027
-  _globals['_DRAWN']._serialized_end=1121
-  _globals['_CLOSED']._serialized_start=1123
-  _globals['_CLOSED']._serialized_end=1233
-  _globals['_SECONDS']._serialized_start=1235
-  _globals['_SECONDS']._serialized_end=1294
-  _globals['_METER']._serialized_start=1296
-  _globals['_METER']._serialized_end=1374
-  _globals['_CONTROL']._serialized_start=1376
-  _globals['_CONTROL']._serialized_end=1437
+  _globals['_OPEN']._serialized_end=401
+  _globals['_BROKER']._serialized_start=403
+  _globals['_BROKER']._serialized_end=441
+  _globals['_DECODER']._serialized_start=443
+  _globals['_DECODER']._serialized_end=537
+  _globals['_SAMPLES']._serialized_start=539
+  _globals['_SAMPLES']._serialized_end=580
+  _globals['_DRAW']._serialized_start=582
+  _globals['_DRAW']._serialized_end=627
+  _globals['_REPORT']._serialized_start=630
+  _globals['_REPORT']._serialized_end=798
+  _globals['_OPENED']._serialized_start=800
+  _globals['_OPENED']._serialized_end=828
+  _globals['_HEADER']._serialized_start=830
+  _globals['_HEADER']._serialized_end=891
+  _globals['_RECORDED']._serialized_start=893
+  _globals['_RECORDED']._serialized_end=979
+  _globals['_OUTCOMES']._serialized_start=982
+  _globals['_OUTCOMES']._serialized_end=1115
+  _globals['_DRAWN']._serialized_start=1117
+  _globals['_DRAWN']._serialized_end=1211
+  _globals['_CLOSED']._serialized_start=1213
+  _globals['_CLOSED']._serialized_end=1323
+  _globals['_SECONDS']._serialized_start=1325
+  _globals['_SECONDS']._serialized_end=1384
+  _globals['_METER']._serialized_start=1386
+  _globals['_METER']._serialized_end=1464
+  _globals['_CONTROL']._serialized_start=1466
+  _globals['_CONTROL']._serialized_end=1527
 # @@protoc_insertion_point(module_scope)

@@ -18,7 +18,7 @@ class Order(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., samples: _Optional[_Union[Samples, _Mapping]] = ..., draw: _Optional[_Union[Draw, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("session", "seed", "terms", "decoder", "next_round", "patience", "wait_for")
+    __slots__ = ("session", "seed", "terms", "decoder", "next_round", "patience", "wait_for", "token", "broker")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,8 @@ class Open(_message.Message):
     NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
     PATIENCE_FIELD_NUMBER: _ClassVar[int]
     WAIT_FOR_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    BROKER_FIELD_NUMBER: _ClassVar[int]
     session: str
     seed: bytes
     terms: _exchange_pb2.Terms
@@ -33,7 +35,17 @@ class Open(_message.Message):
     next_round: int
     patience: float
     wait_for: int
-    def __init__(self, session: _Optional[str] = ..., seed: _Optional[bytes] = ..., terms: _Optional[_Union[_exchange_pb2.Terms, _Mapping]] = ..., decoder: _Optional[_Union[Decoder, _Mapping]] = ..., next_round: _Optional[int] = ..., patience: _Optional[float] = ..., wait_for: _Optional[int] = ...) -> None: ...
+    token: bytes
+    broker: Broker
+    def __init__(self, session: _Optional[str] = ..., seed: _Optional[bytes] = ..., terms: _Optional[_Union[_exchange_pb2.Terms, _Mapping]] = ..., decoder: _Optional[_Union[Decoder, _Mapping]] = ..., next_round: _Optional[int] = ..., patience: _Optional[float] = ..., wait_for: _Optional[int] = ..., token: _Optional[bytes] = ..., broker: _Optional[_Union[Broker, _Mapping]] = ...) -> None: ...
+
+class Broker(_message.Message):
+    __slots__ = ("address", "qos")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    QOS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    qos: int
+    def __init__(self, address: _Optional[str] = ..., qos: _Optional[int] = ...) -> None: ...
 
 class Decoder(_message.Message):
     __slots__ = ("encoder", "stream", "slope", "intercept", "residual")

@@ -49,20 +49,24 @@ class Frame(_message.Message):
     def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., indices: _Optional[_Union[Indices, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., candidates: _Optional[_Union[Turn, _Mapping]] = ..., darts: _Optional[_Union[Turn, _Mapping]] = ..., verdicts: _Optional[_Union[Turn, _Mapping]] = ..., everything: _Optional[_Union[Turn, _Mapping]] = ..., drafts: _Optional[_Union[Tokens, _Mapping]] = ..., accepted: _Optional[_Union[Tokens, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., spent: _Optional[_Union[Spent, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., check: _Optional[int] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("session", "stream", "expected", "streams", "next_round", "party")
+    __slots__ = ("session", "stream", "expected", "streams", "next_round", "party", "attempt", "proof")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
     NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
     PARTY_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
     session: str
     stream: int
     expected: Terms
     streams: _containers.RepeatedScalarFieldContainer[int]
     next_round: int
     party: bytes
-    def __init__(self, session: _Optional[str] = ..., stream: _Optional[int] = ..., expected: _Optional[_Union[Terms, _Mapping]] = ..., streams: _Optional[_Iterable[int]] = ..., next_round: _Optional[int] = ..., party: _Optional[bytes] = ...) -> None: ...
+    attempt: int
+    proof: bytes
+    def __init__(self, session: _Optional[str] = ..., stream: _Optional[int] = ..., expected: _Optional[_Union[Terms, _Mapping]] = ..., streams: _Optional[_Iterable[int]] = ..., next_round: _Optional[int] = ..., party: _Optional[bytes] = ..., attempt: _Optional[int] = ..., proof: _Optional[bytes] = ...) -> None: ...
 
 class Terms(_message.Message):
     __slots__ = ("protocol", "seed_digest", "scheme", "decoders", "l_max", "width", "normal", "stream", "finite", "packing", "vocabulary", "images")
