@@ -1,12 +1,13 @@
 # The README's two commands are `make demo` and `make test`; each sets up .venv by itself.
 PYTHON ?= python3
 
-.PHONY: help demo test lint bench tls links chaos load mqtt agreement fuzz proto clean
+.PHONY: help demo test lint bench compose tls links chaos load mqtt agreement fuzz proto clean
 
 help:
 	@echo "make demo    one encoder and four decoders compress 50,000 samples over gRPC, then images, a small sweep, its report, and some text"
 	@echo "make test    ruff, mypy and the tests"
 	@echo "make bench   the speed claims, as ratios within one run"
+	@echo "make compose every profile of docker-compose.yml, from a clean copy, and what comes of it (a quarter of an hour)"
 	@echo "make tls     what TLS costs in bytes and speed, as ratios within one run"
 	@echo "make links   what links that misbehave were asked for, and what comes of it"
 	@echo "make chaos   1,000 random runs in virtual time and 50 between processes: is anything lost? (a quarter of an hour)"
@@ -48,6 +49,9 @@ test: lint
 
 bench: .venv/.installed-dev
 	.venv/bin/python -m pytest benchmarks -s
+
+compose:
+	deploy/check
 
 tls: .venv/.installed
 	.venv/bin/python benchmarks/tls.py

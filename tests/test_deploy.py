@@ -30,7 +30,7 @@ from glsnet.lab import certificates, cli
 from glsnet.lab.settings import GaussianRun, SpeculationRun
 from glsnet.transport import exchange, links, metrics, rpc
 from glsnet.transport import service as services
-from glsnet.transport.security import Security, Tls
+from glsnet.transport.security import LOCAL, Security, Tls
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -293,45 +293,42 @@ def test_a_name_in_an_address_is_that_of_its_certificate(tmp_path: Path) -> None
     certificates.write(tmp_path, ["lab", "decoder"], {}, 30, certificates.today())
     ours, theirs = (Security(Tls.of(*(tmp_path / name / f"{file}.pem" for file in ("cert", "key", "ca"))))
                     for name in ("lab", "decoder"))
-    async with services.serving("127.0.0.1:0", {}, theirs) as port:
-        async with rpc.dial(f"decoder@127.0.0.1:{port}", exchange.METHOD, "decoder", ours):
-            pass
-        with pytest.raises(RefusedError):
-            async with rpc.dial(f"encoder@127.0.0.1:{port}", exchange.METHOD, "decoder", ours):
+
+    async def dialled(address: str, security: Security) -> None:
+        async with services.serving("127.0.0.1:0", {}, theirs) as port:
+            async with rpc.dial(f"{address}:{port}", exchange.METHOD, "decoder", security):
                 pass
-        with pytest.raises(CallerError, match="expected --tls-cert"):
-            async with rpc.dial(f"localhost@10.0.0.1:{port}", exchange.METHOD, "decoder"):
-                pass
+
+    asyncio.run(dialled("decoder@127.0.0.1", ours))
+    with pytest.raises(RefusedError):
+        asyncio.run(dialled("encoder@127.0.0.1", ours))
+    with pytest.raises(CallerError, match="expected --tls-cert"):
+        asyncio.run(dialled("localhost@10.0.0.1", LOCAL))
 
 
 def test_links_by_themselves_begin_with_the_first_connection(tmp_path: Path) -> None:
     faults, journal = tmp_path / "faults.toml", tmp_path / "links.jsonl"
     faults.write_text('[[faults]]\non = "decoder 1"\nkind = "limit_data"\nsize = 3\n', "utf-8")
-
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(await reader.readexactly(5))
-        writer.close()
-
-    server = await asyncio.start_server(echo, "127.0.0.1", 0)
     first = two_ports()
-    with subprocess.Popen(
+    with socket.create_server(("127.0.0.1", 0)) as server, subprocess.Popen(
         [sys.executable, "-m", "glsnet.transport.links", f"--listen=127.0.0.1:{first}", f"--faults={faults}",
-         f"--to=127.0.0.1:{server.sockets[0].getsockname()[1]}", "--link=decoder 0", "--link=decoder 1",
-         f"--journal={journal}"], stdout=subprocess.PIPE, text=True) as process:
+         f"--to=127.0.0.1:{server.getsockname()[1]}", "--link=decoder 0", "--link=decoder 1", f"--journal={journal}"],
+        stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            said = json.loads(await asyncio.to_thread(process.stdout.readline))
+            said = json.loads(process.stdout.readline())
             assert said == {"links": {f"decoder {k}": f"127.0.0.1:{first + k}" for k in range(2)}}
             assert '"start"' not in journal.read_text()
             for k, expected in ((0, b"12345"), (1, b"123")):
-                reader, writer = await asyncio.open_connection("127.0.0.1", first + k)
-                writer.write(b"12345")
-                assert await reader.read() == expected
-                writer.close()
+                with socket.create_connection(("127.0.0.1", first + k), 10) as near:
+                    far, _ = server.accept()
+                    with far:
+                        near.sendall(b"12345")
+                        near.shutdown(socket.SHUT_WR)
+                        assert b"".join(iter(lambda: far.recv(100), b"")) == expected  # noqa: B023
         finally:
             process.terminate()
     assert process.returncode == 0
-    server.close()
     events = [json.loads(line)["event"] for line in journal.read_text().splitlines()]
     assert events[:2] == ["faults", "start"] and events[-1] == "report"
 
