@@ -11,13 +11,13 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from processes import gaussian_plan
+from processes import gaussian_plan, security_in
 
 from glsnet.lab import certificates
 from glsnet.lab.plan import Ended, Parties
 from glsnet.lab.processes import Process, stopped
 from glsnet.lab.runner import compile_once, play
-from glsnet.transport.security import LOCAL, Security, Tls
+from glsnet.transport.security import LOCAL
 
 DECODERS, SAMPLES, TURNS = 4, 200_000, 5
 FRAMES = (4096, 64)
@@ -29,20 +29,18 @@ async def main() -> None:
         folder = Path(name)
         certificates.write(folder, certificates.PARTIES, {}, 1, certificates.today())
 
-        def security(party: str) -> Security:
-            return Security(Tls.of(*(folder / party / file for file in ("cert.pem", "key.pem", "ca.pem"))))
-
         def processes(tls: bool) -> list[Process]:
             return [Process(f"{party} {'tls' if tls else 'plain'}", module,
-                            own.options() if tls and (own := security(party).tls) else [], folder)
+                            own.options() if tls and (own := security_in(folder / party).tls) else [], folder)
                     for party, module in SERVICES]
 
         both = {False: processes(False), True: processes(True)}
         async with stopped(both[False], *both[True]):
             for each in (*both[False], *both[True]):
                 await each.start()
-            parties = {tls: Parties(first.address, [each.address for each in rest], None,
-                                    security("lab") if tls else LOCAL) for tls, (first, *rest) in both.items()}
+            labs = {False: LOCAL, True: security_in(folder / "lab")}
+            parties = {tls: Parties(first.address, [each.address for each in rest], security=labs[tls])
+                       for tls, (first, *rest) in both.items()}
             for frame in FRAMES:
                 await compare(frame, parties)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HEADLESS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
-            "--disable-component-update", "--no-first-run", "--hide-scrollbars", "--remote-debugging-pipe")
+            "--disable-component-update", "--no-first-run", "--hide-scrollbars")
 # A browser reads orders from its file 3, and writes answers to its file 4.
 PIPED = """
 import fcntl, os, sys
@@ -81,7 +81,8 @@ def browsing(profile: Path) -> Iterator[Page]:
     assert CHROMIUM is not None
     (ours_in, to), (back, ours_out) = os.pipe(), os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-c", PIPED, str(ours_in), str(ours_out), CHROMIUM, *HEADLESS, f"--user-data-dir={profile}"],
+        [sys.executable, "-c", PIPED, str(ours_in), str(ours_out), CHROMIUM, *HEADLESS, "--remote-debugging-pipe",
+         f"--user-data-dir={profile}"],
         pass_fds=(ours_in, ours_out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for end in (ours_in, ours_out):

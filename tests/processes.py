@@ -20,6 +20,7 @@ from glsnet.lab.plan import Plan
 from glsnet.lab.settings import GaussianRun
 from glsnet.lab.tuning import code_of
 from glsnet.randomness import seed_from_integer
+from glsnet.transport.security import Security, Tls
 
 GLSNET = str(Path(sys.executable).with_name("glsnet"))
 DEADLINE = 120.0
@@ -83,6 +84,11 @@ def gaussian_plan(samples: int, decoders: int, frame: int, patience: float, tran
     decodings = [decoding(lambda _, side=side: side) for side in nature.sides]  # type: ignore[misc]
     return Plan(transport, seed_from_integer(settings.seed), code, decodings, nature.sides, nature.frames,
                 patience=patience)
+
+
+def security_in(folder: Path, authority: Path | None = None) -> Security:
+    """The party whose certificate is in a folder of `glsnet certificates`; `authority` has another's ca.pem."""
+    return Security(Tls.of(folder / "cert.pem", folder / "key.pem", (authority or folder) / "ca.pem"))
 
 
 def children(pid: int) -> list[int]:

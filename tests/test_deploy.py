@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from processes import at_once, glsnet
+from processes import at_once, glsnet, security_in
 from prometheus_client import REGISTRY
 
 import decoder_service.__main__ as decoder
@@ -31,7 +31,7 @@ from glsnet.lab import certificates, cli
 from glsnet.lab.settings import GaussianRun, SpeculationRun
 from glsnet.transport import exchange, links, metrics, rpc
 from glsnet.transport import service as services
-from glsnet.transport.security import LOCAL, Security, Tls
+from glsnet.transport.security import LOCAL, Security
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -293,8 +293,7 @@ def test_addresses_of_a_name_that_has_several() -> None:
 
 def test_a_name_in_an_address_is_that_of_its_certificate(tmp_path: Path) -> None:
     certificates.write(tmp_path, ["lab", "decoder"], {}, 30, certificates.today())
-    ours, theirs = (Security(Tls.of(*(tmp_path / name / f"{file}.pem" for file in ("cert", "key", "ca"))))
-                    for name in ("lab", "decoder"))
+    ours, theirs = (security_in(tmp_path / name) for name in ("lab", "decoder"))
 
     async def dialled(address: str, security: Security) -> None:
         async with services.serving("127.0.0.1:0", {}, theirs) as port:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import at_once, glsnet, result_of, service
+from processes import at_once, glsnet, result_of, security_in, service
 
 from glsnet.codes import Code, decoding
 from glsnet.compression import DecoderSession, EncoderSession, terms_of
@@ -47,10 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     certificates.write(made / "theirs", ["decoder-0"], {}, 365, NOW)
     certificates.write(made / "ours", ["late"], {}, 30, NOW - timedelta(days=60))
     return made
-
-
-def tls_of(folder: Path, authority: Path | None = None) -> Security:
-    return Security(Tls.of(folder / "cert.pem", folder / "key.pem", (authority or folder) / "ca.pem"))
 
 
 @asynccontextmanager
@@ -98,11 +94,11 @@ async def answer(net: GrpcNet, address: str, join: Join) -> Frame | None:
 
 
 WHO: dict[str, tuple[Callable[[Path], Security], type[GlsnetError], str]] = {
-    "an authority that it does not know": (lambda f: tls_of(f / "ours/decoder-0", f / "theirs"), RefusedError,
+    "an authority that it does not know": (lambda f: security_in(f / "ours/decoder-0", f / "theirs"), RefusedError,
                                            "--tls-ca has signed"),
-    "a certificate of another authority": (lambda f: tls_of(f / "theirs/decoder-0", f / "ours"), TransportError,
+    "a certificate of another authority": (lambda f: security_in(f / "theirs/decoder-0", f / "ours"), TransportError,
                                            "certificate's CA"),
-    "a certificate that has expired": (lambda f: tls_of(f / "ours/late"), TransportError, "certificate's CA"),
+    "a certificate that has expired": (lambda f: security_in(f / "ours/late"), TransportError, "certificate's CA"),
     "plain text": (lambda _: LOCAL, TransportError, "plain text"),
 }
 
@@ -113,20 +109,21 @@ def test_who_has_no_good_certificate_does_not_get_in(folder: Path, monkeypatch: 
     of, error, text = WHO[who]
 
     async def run() -> None:
-        async with encoder(tls_of(folder / "ours/encoder")) as (address, broadcast):
+        async with encoder(security_in(folder / "ours/encoder")) as (address, broadcast):
             with pytest.raises(error, match=text):
                 await answer(net_of(of(folder)), address, Join("s", 0, Terms()))
             assert not broadcast.session.acknowledged
-            assert await codes(address, broadcast, [net_of(tls_of(folder / f"ours/decoder-{k}")) for k in range(2)])
+            decoders = [net_of(security_in(folder / f"ours/decoder-{k}")) for k in range(2)]
+            assert await codes(address, broadcast, decoders)
 
     asyncio.run(run())
 
 
 def test_a_host_that_its_certificate_does_not_name_and_one_without_tls_are_not_trusted(folder: Path) -> None:
-    decoder = net_of(tls_of(folder / "ours/decoder-0"))
+    decoder = net_of(security_in(folder / "ours/decoder-0"))
 
     async def run() -> None:
-        async with encoder(tls_of(folder / "ours/encoder"), "127.0.0.2") as (address, _):
+        async with encoder(security_in(folder / "ours/encoder"), "127.0.0.2") as (address, _):
             with pytest.raises(RefusedError, match="for this host"):
                 await answer(decoder, address, Join("s", 0, Terms()))
         async with encoder(LOCAL) as (address, _):
@@ -137,11 +134,11 @@ def test_a_host_that_its_certificate_does_not_name_and_one_without_tls_are_not_t
 
 
 def test_only_who_knows_the_token_joins_and_only_once_by_the_same_words(folder: Path) -> None:
-    decoder = [tls_of(folder / f"ours/decoder-{k}") for k in range(2)]
+    decoder = [security_in(folder / f"ours/decoder-{k}") for k in range(2)]
     join = Join("s", 0, Terms(), party=b"12345678")
 
     async def run() -> None:
-        async with encoder(tls_of(folder / "ours/encoder")) as (address, broadcast):
+        async with encoder(security_in(folder / "ours/encoder")) as (address, broadcast):
             async def refused(text: str, said: Join) -> None:
                 with pytest.raises(RefusedError, match=text):
                     await answer(net_of(decoder[0]), address, said)
@@ -162,8 +159,8 @@ def test_only_who_knows_the_token_joins_and_only_once_by_the_same_words(folder: 
 
 def test_a_stream_that_one_name_has_joined_is_not_anothers(folder: Path) -> None:
     async def run() -> None:
-        async with encoder(tls_of(folder / "ours/encoder")) as (address, broadcast):
-            decoder = [net_of(tls_of(folder / f"ours/decoder-{k}")) for k in range(2)]
+        async with encoder(security_in(folder / "ours/encoder")) as (address, broadcast):
+            decoder = [net_of(security_in(folder / f"ours/decoder-{k}")) for k in range(2)]
             mine = Join("s", 0, Terms(), party=b"12345678")
             assert isinstance(await answer(decoder[0], address, decoder[0].proven(mine)), Terms)
             await broadcast.until(lambda: not broadcast.session.acknowledged)
@@ -182,9 +179,9 @@ def test_orders_are_a_labs_alone(folder: Path) -> None:
     session = control.Session("mine", SEED, TOKEN)
 
     async def run() -> None:
-        async with encoder(tls_of(folder / "ours/encoder")) as (address, _):
+        async with encoder(security_in(folder / "ours/encoder")) as (address, _):
             async def opened(name: str) -> None:
-                own = replace(session, security=tls_of(folder / "ours" / name))
+                own = replace(session, security=security_in(folder / "ours" / name))
                 async with control.conducting(address, "encoder", own, terms_of(CODE, SEED), None) as conductor:
                     await conductor.opened()
 
@@ -203,8 +200,8 @@ def test_what_is_too_large_or_never_comes_harms_nobody(folder: Path, monkeypatch
     monkeypatch.setattr(services, "LIMITS", limits)
 
     async def run() -> None:
-        decoder = [net_of(tls_of(folder / f"ours/decoder-{k}")) for k in range(2)]
-        async with encoder(tls_of(folder / "ours/encoder")) as (address, broadcast), AsyncExitStack() as stack:
+        decoder = [net_of(security_in(folder / f"ours/decoder-{k}")) for k in range(2)]
+        async with encoder(security_in(folder / "ours/encoder")) as (address, broadcast), AsyncExitStack() as stack:
             host, _, port = address.partition(":")
             idle = [await asyncio.open_connection(host, int(port)) for _ in range(200)]
             for number, (_, writer) in enumerate(idle):
@@ -240,7 +237,7 @@ def test_plain_text_is_for_this_machine_alone() -> None:
 
 def test_a_run_over_tls_is_the_same_and_tells_no_secrets(folder: Path) -> None:
     def options(name: str) -> list[str]:
-        return tls_of(folder / "ours" / name).tls.options()  # type: ignore[union-attr]
+        return security_in(folder / "ours" / name).tls.options()  # type: ignore[union-attr]
 
     settings = ["--set", "decoders=2", "--set", "samples=2000", "--set", "seed=987654321"]
     with ExitStack() as stack:

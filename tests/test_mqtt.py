@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from aiomqtt import Client, MqttError
-from processes import Service, at_once, cutting, gaussian_plan, glsnet, result_of, service
+from processes import Service, at_once, cutting, gaussian_plan, glsnet, result_of, security_in, service
 from rich.console import Console
 
 from glsnet.codes import Code, decoding
@@ -32,7 +32,7 @@ from glsnet.transport.exchange import METHOD, Broadcast, Metered
 from glsnet.transport.mqtt import Broker, Login, MqttNet, Uplink
 from glsnet.transport.parties import nothing, run_decoder, run_encoder
 from glsnet.transport.rpc import GrpcNet
-from glsnet.transport.security import LOCAL, Security, Tls
+from glsnet.transport.security import LOCAL, Security
 
 SEED = seed_from_integer(7)
 SIZE, FRAMES = 50, 30
@@ -375,9 +375,7 @@ def test_who_gets_in(tmp_path: Path) -> None:
     certificates.write(tmp_path / "ours", ["broker", "encoder"], {}, 30, certificates.today())
     certificates.write(tmp_path / "theirs", ["encoder"], {}, 30, certificates.today())
 
-    def security(name: str) -> Security:
-        folder = tmp_path / name
-        return Security(Tls.of(folder / "cert.pem", folder / "key.pem", folder / "ca.pem"))
+    ours, theirs, broker = (security_in(tmp_path / name) for name in ("ours/encoder", "theirs/encoder", "ours/broker"))
 
     async def tries(address: str, own: Security, login: Login | None) -> None:
         run = Run(address, 1)
@@ -386,19 +384,19 @@ def test_who_gets_in(tmp_path: Path) -> None:
             pass
 
     async def main(address: str, elsewhere: str) -> None:
-        await tries(address, security("ours/encoder"), Login.of("glsnet", password))
+        await tries(address, ours, Login.of("glsnet", password))
         for own, login, error, says in (
-            (security("ours/encoder"), Login.of("glsnet", wrong), RefusedError, "let this party in"),
-            (security("ours/encoder"), None, RefusedError, "let this party in"),
-            (security("theirs/encoder"), Login.of("glsnet", password), RefusedError, "that --tls-ca has signed"),
+            (ours, Login.of("glsnet", wrong), RefusedError, "let this party in"),
+            (ours, None, RefusedError, "let this party in"),
+            (theirs, Login.of("glsnet", password), RefusedError, "that --tls-ca has signed"),
             (LOCAL, Login.of("glsnet", password), TransportError, "no MQTT broker answered"),
         ):
             with pytest.raises(error, match=says):
                 await tries(address, own, login)
         with pytest.raises(RefusedError, match="a certificate for this host"):  # which is not the meter's, 127.0.0.1
-            await tries(elsewhere, security("ours/encoder"), Login.of("glsnet", password))
+            await tries(elsewhere, ours, Login.of("glsnet", password))
 
-    options = ["--mqtt-user=glsnet", f"--mqtt-password-file={password}", *(security("ours/broker").options())]
+    options = ["--mqtt-user=glsnet", f"--mqtt-password-file={password}", *broker.options()]
     with (service("glsnet.lab.broker", *options) as here,
           service("glsnet.lab.broker", "--listen=127.0.0.2:0", *options) as there):
         asyncio.run(limited(main(here.address, there.address)))

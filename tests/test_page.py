@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, HEADLESS
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from PIL import Image
@@ -20,10 +21,7 @@ from glsnet.lab import page, results
 from glsnet.lab.curves import SCHEMES
 from glsnet.lab.summary import beside_published, published, summarise
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-HEADLESS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
-            "--disable-component-update", "--no-first-run", "--hide-scrollbars",
-            "--blink-settings=preferredColorScheme=1")
+LIGHT = "--blink-settings=preferredColorScheme=1"
 SCENARIO = """
 title = "A small sweep"
 source = "gaussian"
@@ -65,7 +63,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_figure_is_drawn_in_a_browser(swept: Path, tmp_path: Path) -> None:
     assert CHROMIUM is not None
     screenshot = tmp_path / "page.png"
-    subprocess.run([CHROMIUM, *HEADLESS, f"--user-data-dir={tmp_path}", "--window-size=1200,9000",
+    subprocess.run([CHROMIUM, *HEADLESS, LIGHT, f"--user-data-dir={tmp_path}", "--window-size=1200,9000",
                     f"--screenshot={screenshot}", (swept / "report.html").as_uri()],
                    check=True, capture_output=True, timeout=60)
     with Image.open(screenshot) as image:

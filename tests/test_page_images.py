@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, HEADLESS
 from numpy.typing import NDArray
 from PIL import Image
 from processes import glsnet
-from test_page import CHROMIUM, HEADLESS, assert_same_bytes_again, count, targets_of_a_whole_page, white_cards
+from test_page import LIGHT, assert_same_bytes_again, count, targets_of_a_whole_page, white_cards
 
 from glsnet.errors import CallerError
 from glsnet.lab import page, page_images, results
@@ -83,7 +84,7 @@ def changed(swept: Path, tmp_path: Path) -> Callable[[Change], Path]:
 def test_every_figure_is_drawn_in_a_browser(swept: Path, tmp_path: Path) -> None:
     assert CHROMIUM is not None
     screenshot = tmp_path / "page.png"
-    subprocess.run([CHROMIUM, *HEADLESS, f"--user-data-dir={tmp_path}", "--window-size=1250,7000",
+    subprocess.run([CHROMIUM, *HEADLESS, LIGHT, f"--user-data-dir={tmp_path}", "--window-size=1250,7000",
                     f"--screenshot={screenshot}", (swept / "report.html").as_uri()],
                    check=True, capture_output=True, timeout=60)
     with Image.open(screenshot) as image:

@@ -1,7 +1,8 @@
 """What goes wrong, and when, as a scenario says it: impairments of links, and of the parties' processes.
 
     Fault        one [[faults]] table
-    spans        when it is in force
+    read         all of a file's
+    spans        when it is in force; schedule: the same for one party of a run
     delay        what a latency adds to one message, or chunk of bytes
     concerns     whether it is about a party
 
@@ -10,6 +11,7 @@ The real links (`transport.links`) and the simulated ones (`transport.simulated`
 
 import math
 import random
+import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -114,6 +116,25 @@ def faults_of(tables: Sequence[dict[str, Any]]) -> tuple[Fault, ...]:
     return tuple(made)
 
 
+def read(path: Path) -> tuple[Fault, ...]:
+    """Faults of a TOML file of [[faults]] tables.
+
+    Raises:
+        CallerError: it cannot be read, has anything else, or a fault is not possible.
+    """
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CallerError(f"--faults: expected a TOML file, got {path}: {error}") from error
+    if tables.keys() != {"faults"} or not isinstance(tables["faults"], list):
+        raise CallerError(f"--faults: expected [[faults]] tables and nothing else in {path}, got "
+                          f"{', '.join(tables) or 'none'}")
+    try:
+        return faults_of(tables["faults"])
+    except CallerError as error:
+        raise CallerError(f"{path}: {error}") from None
+
+
 def concerns(fault: Fault, party: str) -> bool:
     """Whether a fault is on a party, or on its link."""
     return fault.on == party or (fault.on.endswith("*") and party.startswith(fault.on[:-1]))
@@ -122,6 +143,11 @@ def concerns(fault: Fault, party: str) -> bool:
 def spans(fault: Fault, rng: random.Random) -> Iterator[tuple[float, float]]:
     """When a fault is in force: [from, below), one after another, without end if it comes again and again."""
     return _random_times(fault, rng) if fault.mean_up else _times(fault)
+
+
+def schedule(fault: Fault, seed: int, number: int, party: str) -> Iterator[tuple[float, float]]:
+    """Its `spans` with a party, or on its link, in a run with this seed, whose fault number so many it is."""
+    return spans(fault, random.Random(f"{seed} {number} {party}"))
 
 
 def _times(fault: Fault) -> Iterator[tuple[float, float]]:

@@ -7,7 +7,6 @@ import math
 import signal
 import socket
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from glsnet.errors import CallerError, GlsnetError, TransportError
-from glsnet.faults import faults_of
+from glsnet.faults import read as read_faults
 from glsnet.lab import (
     cli_chaos,
     cli_doors,
@@ -254,19 +253,7 @@ def images(
 
 def _with_faults(settings: R, path: Path | None) -> R:
     """The settings, and the faults of a file."""
-    if path is None:
-        return settings
-    try:
-        tables = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise CallerError(f"--faults: expected a TOML file, got {path}: {error}") from error
-    if tables.keys() != {"faults"} or not isinstance(tables["faults"], list):
-        raise CallerError(f"--faults: expected [[faults]] tables and nothing else in {path}, got "
-                          f"{', '.join(tables) or 'none'}")
-    try:
-        return settings.model_copy(update={"faults": faults_of(tables["faults"])})
-    except CallerError as error:
-        raise CallerError(f"{path}: {error}") from None
+    return settings if path is None else settings.model_copy(update={"faults": read_faults(path)})
 
 
 def _reading(done: int, total: int) -> None:

@@ -6,17 +6,16 @@
 
 import asyncio
 import math
-import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from glsnet.errors import CallerError
-from glsnet.faults import OF_PARTIES, SIMULATED, Fault, concerns, spans
+from glsnet.faults import OF_PARTIES, SIMULATED, Fault, concerns, schedule
 from glsnet.lab.faulty import Links, links
 from glsnet.lab.processes import Process
 
@@ -44,8 +43,8 @@ class Trouble:
         for number, fault in enumerate(self._faults):
             for name, process in self._processes.items():
                 if fault.kind in OF_PARTIES and concerns(fault, name):
-                    chance = random.Random(f"{self._seed} {number} {name}")
-                    self._tasks.append(asyncio.create_task(self._play(name, process, fault, chance)))
+                    times = schedule(fault, self._seed, number, name)
+                    self._tasks.append(asyncio.create_task(self._play(name, process, fault, times)))
 
     async def realised(self) -> dict[str, Any]:
         """What was asked for, and what came of it: per link and direction, and of processes."""
@@ -57,8 +56,8 @@ class Trouble:
         now, found = time.monotonic() - self.since, []
         for number, fault in enumerate(self._faults):
             for name in (name for name in {*self.address, *self._processes} if concerns(fault, name)):
-                chance = random.Random(f"{self._seed} {number} {name}")  # as whoever plays it has
-                times = iter([(0.0, fault.at)]) if fault.kind == "late" else spans(fault, chance)
+                times = schedule(fault, self._seed, number, name)
+                times = iter([(0.0, fault.at)]) if fault.kind == "late" else times
                 found += [(fault, name, now - start) for start, end in takewhile(lambda span: span[0] <= now, times)
                           if now < end]
         return sorted(found, key=lambda each: (each[1], each[0].kind))
@@ -69,8 +68,9 @@ class Trouble:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _play(self, name: str, process: Process, fault: Fault, chance: random.Random) -> None:
-        for start, end in spans(fault, chance):
+    async def _play(self, name: str, process: Process, fault: Fault, times: Iterator[tuple[float, float]]
+                    ) -> None:
+        for start, end in times:
             await self._until(start)
             match fault.kind:
                 case "late":

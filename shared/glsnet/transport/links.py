@@ -31,7 +31,6 @@ import signal
 import socket
 import struct
 import sys
-import tomllib
 from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -45,7 +44,8 @@ import numpy as np
 import typer
 
 from glsnet.errors import CallerError, GlsnetError, TransportError
-from glsnet.faults import OF_PARTIES, SIMULATED, Fault, concerns, delay, faults_of, read_trace, share, spans
+from glsnet.faults import OF_PARTIES, SIMULATED, Fault, concerns, delay, faults_of, read_trace, schedule, share
+from glsnet.faults import read as read_faults
 
 CHUNK = 1 << 16
 ROOM = 1 << 20  # bytes held on one direction of a connection beyond which nothing is read
@@ -94,18 +94,18 @@ def _fine_loop() -> asyncio.AbstractEventLoop:
 def _read(path: Path | None) -> tuple[Fault, ...]:
     if path is None:
         return ()
+    if path.suffix == ".toml":
+        return _checked(read_faults(path))
     try:
-        text = path.read_text("utf-8")
-        tables = tomllib.loads(text)["faults"] if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError, KeyError) as error:
-        raise CallerError(f"--faults: expected a JSON file, or TOML with [[faults]], got {path}: {error}") from error
+        tables = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CallerError(f"--faults: expected a JSON file, or a .toml one, got {path}: {error}") from error
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise CallerError(f"--faults: expected a list of objects in {path}")
-    return _checked(tables)
+    return _checked(faults_of(tables))
 
 
-def _checked(tables: Sequence[dict[str, Any]]) -> tuple[Fault, ...]:
-    faults = faults_of(tables)
+def _checked(faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
     for fault in faults:
         if fault.trace is not None:
             read_trace(fault.trace)
@@ -179,7 +179,7 @@ async def _control(links: Sequence["Link"], faults: Iterable[Fault], begin: Call
                 _start(links, known, begin)
                 return {"start": True}
             case {"add": dict(table)}:
-                (fault,) = _checked([table])
+                (fault,) = _checked(faults_of([table]))
                 number = next(numbers)
                 known[number] = fault
                 for link in links if started else ():
@@ -270,7 +270,7 @@ class Link:
                  "resets": self._resets} for direction, way in self._ways.items()]
 
     async def _follow(self, number: int, fault: Fault, origin: float) -> None:
-        for onset, until in spans(fault, random.Random(f"{self._seed} {number} {self.name}")):
+        for onset, until in schedule(fault, self._seed, number, self.name):
             await _at(origin + onset)
             try:
                 await self._begin(number, fault, origin + onset)

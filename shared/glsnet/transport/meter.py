@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from glsnet.transport.security import host_of
+
 _CHUNK = 1 << 16
 _TCP_OPTION_TIMESTAMPS = 1
 _SEGMENTS_OFFSET = 136  # of tcpi_segs_out and tcpi_segs_in in struct tcp_info, Linux 4.2 and later
@@ -47,8 +49,7 @@ class Meter:
     """A counting TCP proxy to `target` (HOST:PORT): dial `address` instead, while the context is open."""
 
     def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._host, self._port = host.strip("[]"), int(port)
+        self._host, self._port = host_of(target), int(target.rpartition(":")[2])
         self._down = self._up = 0
         self._closed: list[Headers | None] = []
         self._open: set[socket.socket] = set()

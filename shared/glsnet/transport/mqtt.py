@@ -46,7 +46,7 @@ from glsnet.transport.exchange import FIRST_BACKOFF, LAST_BACKOFF, Broadcast, Me
 from glsnet.transport.meter import Meter, Reading
 from glsnet.transport.pipes import Dialled
 from glsnet.transport.rpc import STATUS, Machine, check_address, status_of
-from glsnet.transport.security import Security, host_of
+from glsnet.transport.security import WRONG_CERTIFICATE, WRONG_HOST, Security, host_of
 
 T = TypeVar("T")
 ANSWER_SECONDS = 10.0  # that a broker has to answer
@@ -61,9 +61,8 @@ FRAMES = 16  # of a call that are not read yet, Acks apart
 CLOSED, LOST = b"closed", b"lost"
 _REFUSED = (4, 5, 134, 135)  # user name or password, authorisation; as MQTT 3.1.1 has it, and as paho calls it
 _MISTRUST = {  # by what OpenSSL says of a handshake that no other attempt would mend
-    "mismatch": "expected a certificate for this host, got one for others; glsnet certificates --host NAME=HOST makes "
-                "one",
-    "CERTIFICATE_VERIFY_FAILED": "expected a certificate that --tls-ca has signed and that is valid now, got another",
+    "mismatch": WRONG_HOST,
+    "CERTIFICATE_VERIFY_FAILED": WRONG_CERTIFICATE,
     "WRONG_VERSION_NUMBER": "expected TLS, got plain text; have it listen with a certificate",
     "record layer failure": "expected TLS, got plain text; have it listen with a certificate",
 }
@@ -223,7 +222,7 @@ class Uplink:
 
     async def _open(self, connection: "_Connection") -> None:
         data = to_bytes(self._session.terms)
-        self._count(data)
+        self._said += bytes_of(self._session.terms, len(data))
         await connection.publish(_TERMS, data, retain=True)
 
     async def _receive(self, connection: "_Connection") -> None:
@@ -239,16 +238,17 @@ class Uplink:
 
     def _take(self, connection: "_Connection", call: str, data: bytes) -> None:
         """One message of a decoder's."""
-        self._heard += _traffic(data)
+        if (frame := _frame(data)) is not None:
+            self._heard += bytes_of(frame, len(data))
         pipe = self._calls.get(call)
         if pipe is not None:
-            pipe.take(data)
-        elif not isinstance(join := _frame(data), Join):
+            pipe.take(frame, data)
+        elif not isinstance(frame, Join):
             error = GoneError(f"{self.peer}: expected join first, this encoder knows nothing of this stream")
             self._spawn(self._ended(connection, call, error))
         elif len(self._calls) < MAX_CALLS:
-            self._calls[call] = pipe = _Served(self, connection, call, self._next, join.next_round)
-            pipe.take(data)
+            self._calls[call] = pipe = _Served(self, connection, call, self._next, frame.next_round)
+            pipe.take(frame, data)
             self._spawn(self._serve(connection, call, pipe))
 
     async def _serve(self, connection: "_Connection", call: str, pipe: "_Served") -> None:
@@ -272,30 +272,30 @@ class Uplink:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def say(self, data: bytes, pipe: "_Served") -> None:
+    async def say(self, frame: Frame, data: bytes, pipe: "_Served") -> None:
         """Have a decoder be told a frame: with all others, if none was; if it was before this one joined, alone."""
-        first, below = _rounds(_frame(data)) or (-1, -1)
+        first, below = _rounds(frame) or (-1, -1)
         if first >= self._next:
             if not self._begun:
                 self._lap(pipe.connection)
                 self._begun = True
             self._next = below
-            self._count(data)
+            self._said += bytes_of(frame, len(data))
             await pipe.connection.publish("indices", data)
         elif first < pipe.since:
-            await self.say_alone(data, pipe)
+            await self.say_alone(frame, data, pipe)
 
-    async def say_alone(self, data: bytes, pipe: "_Served") -> None:
+    async def say_alone(self, frame: Frame, data: bytes, pipe: "_Served") -> None:
         """Have a decoder be told a frame, and no other."""
-        self._count(data)
+        self._said += bytes_of(frame, len(data))
         await pipe.connection.publish(f"down/{pipe.call}/{pipe.since}", data)
 
-    def say_again(self, data: bytes, pipe: "_Served") -> None:
+    def say_again(self, frame: Frame, data: bytes, pipe: "_Served") -> None:
         """The same, for a decoder that has heard nothing for a while."""
 
         async def say() -> None:
             with suppress(TransportError):
-                await self.say_alone(data, pipe)
+                await self.say_alone(frame, data, pipe)
 
         self._spawn(say())
 
@@ -306,9 +306,6 @@ class Uplink:
         self._connection = None
         for pipe in self._calls.values():
             pipe.end(TransportError(f"{self.peer}: lost"))
-
-    def _count(self, data: bytes) -> None:
-        self._said += _traffic(data)
 
     def _lap(self, connection: "_Connection") -> None:
         """What has passed since the last lap was set-up, or not, if frames have been published."""
@@ -337,7 +334,8 @@ class _Served:
         self._uplink = uplink
         self._frames: deque[bytes] = deque()
         self._written, self._claimed, self._passed = next_round, -1, -1
-        self._heard = self._said = b""
+        self._heard = b""
+        self._said: tuple[Frame, bytes] | None = None
         self._over: tuple[GlsnetError | None] | None = None
         self._changed = asyncio.Event()
 
@@ -346,14 +344,14 @@ class _Served:
         """Whether the decoder has left."""
         return self._over is not None
 
-    def take(self, data: bytes) -> None:
-        """A message has come."""
+    def take(self, frame: Frame | None, data: bytes) -> None:
+        """A message has come, and the frame that it is, if it is one."""
         if data == self._heard:  # it asks whether anybody is there
-            if self._said:
-                self._uplink.say_again(self._said, self)
+            if self._said is not None:
+                self._uplink.say_again(*self._said, self)
             return
         self._heard = data
-        if isinstance(frame := _frame(data), Ack):
+        if isinstance(frame, Ack):
             self._claimed = max(self._claimed, frame.next_round)
         elif len(self._frames) < FRAMES:
             self._frames.append(data)
@@ -383,14 +381,14 @@ class _Served:
         """See `Pipe`."""
         if self._over is not None and (error := self._over[0]) is not None:
             raise error
-        match frame := _frame(data):
+        match frame := from_bytes(data):
             case Indices():
                 self._written = frame.first_round + frame.count
             case Lost():
                 self._written = frame.next_round
-        self._said = data
+        self._said = frame, data
         self._changed.set()
-        await self._uplink.say(data, self)
+        await self._uplink.say(frame, data, self)
 
 
 class MqttNet(Machine):
@@ -438,7 +436,7 @@ class _Dialled:
         self._next = 0  # the first round that has not been read
         self._since: int | None = None  # the first that is to come with all others'; known with Terms
         self._coming = 0  # the next of those
-        self._held: deque[bytes] = deque()  # of those, until all before them have been read
+        self._held: deque[tuple[Frame, bytes]] = deque()  # of those, until all before them have been read
         self._said = b""
         self._left = False
 
@@ -453,7 +451,7 @@ class _Dialled:
         """See `Pipe`."""
         while True:
             if self._held and self._since is not None and self._next >= self._since:
-                return self._reads(self._held.popleft())
+                return self._reads(*self._held.popleft())
             match await self._receive():
                 case ["terms"], b"":
                     raise GoneError(f"{self.peer}: it has closed the session, or was lost")
@@ -467,21 +465,21 @@ class _Dialled:
                     if self._since is None:
                         self._since = int(since)
                         self._coming = max(self._since, self._next)
-                    return self._reads(data)
+                    return self._reads(from_bytes(data), data)
 
     def _hold(self, data: bytes) -> None:
         """What went to all, unless it has come before; raises DamageError if something before it has not."""
-        first, below = _rounds(from_bytes(data)) or (0, 0)
+        frame = from_bytes(data)
+        first, below = _rounds(frame) or (0, 0)
         if first > self._coming:
             raise DamageError(f"first_round: expected {self._coming}, the next, got {first}; a broker has lost some")
         if below > self._coming:
             self._coming = below
-            self._held.append(data)
+            self._held.append((frame, data))
         if len(self._held) > HELD:
             raise DamageError(f"first_round: expected {self._next}, the next, got {HELD} frames of others")
 
-    def _reads(self, data: bytes) -> bytes:
-        frame = from_bytes(data)
+    def _reads(self, frame: Frame, data: bytes) -> bytes:
         first, below = _rounds(frame) or (0, frame.next_round if isinstance(frame, Lost) else 0)
         self._next = max(self._next, below)
         if first <= self._coming:
@@ -646,7 +644,7 @@ def _frame(data: bytes) -> Frame | None:
         return None
 
 
-def _rounds(frame: Frame | None) -> tuple[int, int] | None:
+def _rounds(frame: Frame) -> tuple[int, int] | None:
     """Of a frame that goes to all: its first round, and the next after it; End is one more round after all others."""
     match frame:
         case Indices():
@@ -654,11 +652,6 @@ def _rounds(frame: Frame | None) -> tuple[int, int] | None:
         case End():
             return frame.rounds, frame.rounds + 1
     return None
-
-
-def _traffic(data: bytes) -> Traffic:
-    frame = _frame(data)
-    return NO_TRAFFIC if frame is None else bytes_of(frame, len(data))
 
 
 def _raise_if(ended: bytes, peer: str) -> None:

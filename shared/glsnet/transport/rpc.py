@@ -33,7 +33,7 @@ from glsnet.frames import Join
 from glsnet.joining import proven
 from glsnet.transport.meter import Meter, Reading
 from glsnet.transport.pipes import Dialled, Pipe
-from glsnet.transport.security import LOCAL, Security, host_of
+from glsnet.transport.security import LOCAL, WRONG_CERTIFICATE, WRONG_HOST, Security, host_of
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -54,9 +54,8 @@ STATUS: dict[type[GlsnetError], grpc.StatusCode] = {  # a class before those tha
 _ERROR = {status: error for error, status in STATUS.items()}
 
 _MISTRUST = {  # by what gRPC says of a handshake that no other attempt would mend
-    "Hostname Verification Check failed": "expected a certificate for this host, got one for others; glsnet "
-                                          "certificates --host NAME=HOST makes one",
-    "CERTIFICATE_VERIFY_FAILED": "expected a certificate that --tls-ca has signed and that is valid now, got another",
+    "Hostname Verification Check failed": WRONG_HOST,
+    "CERTIFICATE_VERIFY_FAILED": WRONG_CERTIFICATE,
     "WRONG_VERSION_NUMBER": "expected TLS, got plain text; start it with --tls-cert, --tls-key and --tls-ca",
 }
 
@@ -100,18 +99,9 @@ class Served:
 
     def __init__(self, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
         self._context = context
-
-    @property
-    def peer(self) -> str:
-        """As gRPC calls it, and its certificate."""
-        address = str(self._context.peer())
-        return address if self.name is None else f"{self.name} at {address}"
-
-    @property
-    def name(self) -> str | None:
-        """See `Pipe`."""
-        names = self._context.auth_context().get("x509_common_name", ())
-        return next((name.decode(errors="replace") for name in names), None)
+        names = context.auth_context().get("x509_common_name", ())
+        self.name = next((name.decode(errors="replace") for name in names), None)
+        self.peer = str(context.peer()) if self.name is None else f"{self.name} at {context.peer()}"
 
     async def read(self) -> bytes | None:
         """See `Pipe`."""

@@ -21,6 +21,9 @@ from glsnet.errors import CallerError
 
 LAB = "lab"  # whose certificate says so may give orders
 MIN_TOKEN_BYTES = 16
+WRONG_HOST = ("expected a certificate for this host, got one for others; glsnet certificates --host NAME=HOST makes "
+              "one")
+WRONG_CERTIFICATE = "expected a certificate that --tls-ca has signed and that is valid now, got another"
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from glsnet.errors import GlsnetError, TransportError
-from glsnet.faults import OF_PARTIES, Fault, concerns, delay, share, spans
+from glsnet.faults import OF_PARTIES, Fault, concerns, delay, schedule, share
 from glsnet.frames import Join
 from glsnet.transport.meter import Reading
 from glsnet.transport.pipes import Dialled, Net, Pipe
@@ -232,7 +232,7 @@ class Network:
     def _follow(self, number: int, fault: Fault, of: str, begin: Callable[[float, float], None],
                 end: Callable[[], None]) -> None:
         """Call `begin`, with the times of onset and end, and `end`, whenever a fault comes and goes."""
-        loop, times = self._loop, spans(fault, random.Random(f"{self._seed} {number} {of}"))
+        loop, times = self._loop, schedule(fault, self._seed, number, of)
 
         def wait() -> None:
             span = next((span for span in times if span[1] > loop.time()), None)
