@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -257,6 +258,12 @@ def test_a_run_over_tls_is_the_same_and_tells_no_secrets(folder: Path) -> None:
     secrets = [seed_from_integer(987654321).hex(), "987654321", (folder / "ours/token").read_text().strip()]
     for log in logs:
         assert "agreed" in log and not any(each in log for each in secrets)
+
+
+def test_a_health_check_in_plain_text_stays_on_this_machine() -> None:
+    done = subprocess.run([sys.executable, "-m", "glsnet.transport.health", "192.0.2.1:1"], capture_output=True,
+                          text=True, check=False, env={**os.environ, "GLSNET_INSECURE": "0"})
+    assert done.returncode == 1 and "expected --tls-cert" in done.stderr
 
 
 def test_certificates_are_made_once_and_again_when_they_end(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_a_run_under_faults_is_seen_to_its_end_in_a_browser(tmp_path: Path) -> N
         assert rows(shown, "parties")[0][:2] == ["encoder", "at work"]
         first = progress(shown)
         until(lambda: progress(shown) > first)
+        assert "3.0400\npacked layer" in shown.ask("tiles.innerText")  # 50 samples of 3 bits in 19 bytes
         until(lambda: ["decoder 1", "kill"] in [row[:2] for row in rows(shown, "faults")])
         assert ["decoder 0", "latency, delay 0.01 s"] in [row[:2] for row in rows(shown, "faults")]
         until(lambda: rows(shown, "parties")[2][1] in ("lost", "missing"))

@@ -440,5 +440,5 @@ def test_the_command_line_starts_a_broker_and_says_what_the_encoder_sent_once() 
     assert once["packed"] == result["bits_per_sample"]["packed"] and once["stream"] > once["protobuf"] > once["packed"]
     console = Console(record=True, width=120, file=StringIO())
     report.show(result, console)
-    assert "encoder's, once" in console.export_text()
+    assert "encoder's, once" in (text := console.export_text()) and "mqtt, QoS 1" in text
     assert "--set transport=mqtt" in glsnet("run", "gaussian", "--broker", "127.0.0.1:1883", code=2).stderr

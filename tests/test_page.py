@@ -192,6 +192,16 @@ def test_what_was_searched_is_one_row(swept: Path) -> None:
     assert "sigma2 0.1, by mse" in (swept / "report.html").read_text()
 
 
+def test_each_quality_of_service_is_a_row(swept: Path) -> None:
+    _, records = results.read(swept)
+    found = [deepcopy(records[0]) for _ in range(3)]
+    for record, qos in zip(found, (0, 2, 2), strict=True):
+        record["cell"]["settings"] |= {"transport": "mqtt", "qos": qos}
+        record["result"] |= {"transport": "mqtt", "qos": qos}
+    rows = summarise(found)
+    assert [(row.transport, row.repetitions) for row in rows] == [("mqtt, QoS 0", 1), ("mqtt, QoS 2", 2)]
+
+
 def test_an_unfinished_sweep_is_reported_as_far_as_it_has_come(swept: Path, tmp_path: Path) -> None:
     unfinished = shutil.copytree(swept, tmp_path / "half")
     lines = (swept / "records.jsonl").read_text().splitlines(keepends=True)

@@ -479,7 +479,7 @@ def test_a_stream_that_stops_without_end_leaves_no_file(sample_files: tuple[Path
 
 
 @pytest.mark.parametrize("options", [
-    ("--encoder", "nowhere"), ("--encoder", "h:99999"), ("--side-information", "/nowhere"),
+    ("--encoder", "nowhere"), ("--encoder", "h:99999"), ("--side-information", "/nowhere"), ("--listen", "nowhere"),
 ])
 def test_options_that_cannot_be_used_are_clear_errors(options: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, "-m", "decoder_service", *options], capture_output=True, text=True,

@@ -36,7 +36,8 @@ FRAME_BYTES = 512  # that a frame takes besides its indices
 class Outcomes:
     """What a party chose in a run of rounds, shape [R] each: the message, and `codes.Chosen`.
 
-    A decoder adds its reconstructions, in the sample's own units, of images in [0, 1].
+    A decoder adds its reconstructions, in the sample's own units, of images in [0, 1]; the encoder the number of bytes
+    that the messages were packed into.
     """
 
     first_round: int
@@ -44,6 +45,7 @@ class Outcomes:
     stream: IntArray
     node: IntArray
     reconstruction: Samples | None = None
+    packed: int = 0
 
     def matches(self, other: "Outcomes") -> NDArray[np.bool_]:
         """In which rounds another party has chosen the same, shape [R]."""
@@ -181,7 +183,7 @@ class EncoderSession(Host):
                               f"{self.next_round} on; start a new session with another seed")
         messages, y = self._code.encode(self._key, self.next_round, a)
         frame = Indices.of(self.next_round, len(a), self._code.pack(self._key, self.next_round, messages))
-        return frame, Outcomes(self.next_round, messages, y.stream, y.node)
+        return frame, Outcomes(self.next_round, messages, y.stream, y.node, packed=len(frame.packed))
 
     def restore(self, frame: Indices, outcomes: Outcomes) -> None:
         """Take the next frame as it was made before; raises FrameError if it is not the next one."""

@@ -22,7 +22,7 @@ from amqtt.session import Session
 from glsnet.errors import TransportError
 from glsnet.lab.processes import Process, stopped
 from glsnet.transport import mqtt, service
-from glsnet.transport.security import Security, host_of
+from glsnet.transport.security import Security, place_of
 
 _ANYBODY = "amqtt.plugins.authentication.AnonymousAuthPlugin"
 
@@ -57,6 +57,7 @@ async def local_broker(*options: str) -> AsyncIterator[Process]:
 
 
 async def _serve(listen: str, security: Security, login: mqtt.Login | None, until_stdin_closes: bool) -> None:
+    host, port = place_of(listen)
     logging.getLogger("amqtt").setLevel(logging.ERROR)
     door = {_ANYBODY: {}} if login is None else {f"{__name__}.Login": {"user": login.user, "password": login.password}}
     # amqtt's own listeners do not say on which port they are, and do not insist on a certificate
@@ -67,7 +68,6 @@ async def _serve(listen: str, security: Security, login: mqtt.Login | None, unti
         await broker.external_connected(StreamReaderAdapter(reader), StreamWriterAdapter(writer), "default")
 
     context = None if security.tls is None else security.tls.context(serve=True)
-    host, port = host_of(listen), int(listen.rpartition(":")[2])
     try:
         server = await asyncio.start_server(connected, host, port, ssl=context)
     except OSError as error:

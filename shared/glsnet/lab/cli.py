@@ -156,8 +156,8 @@ def gaussian(
         sink = _ignore if output is None else stack.enter_context(_Rows(output, len(nature.sides)))
         with _progress(context, settings, len(nature.sides), parties, nature.samples, live) as (advance, shown):
             result = asyncio.run(runner.run(
-                settings, nature, parties, lambda tally: advance(tally.samples, tally.match, tally.error), sink, named,
-                shown.watch,
+                settings, nature, parties, lambda tally: advance(tally.samples, tally.match, tally.error, tally.packed),
+                sink, named, shown.watch,
             ))
             shown.end(result, report.show)
     keep(result)
@@ -237,7 +237,7 @@ def images(
     with _progress(context, settings, settings.decoders, parties, len(views.images), live) as (advance, shown):
         written = lab.Output(views)
         result = asyncio.run(lab.run(
-            settings, views, parties, lambda tally: advance(tally.samples, tally.match, tally.error),
+            settings, views, parties, lambda tally: advance(tally.samples, tally.match, tally.error, tally.packed),
             _ignore if output is None else written.add, named, shown.watch,
         ))
         shown.end(result, report.show_images)
@@ -361,8 +361,8 @@ def _progress(context: typer.Context, settings: GaussianRun | ImagesRun | Coupli
               parties: Parties | None, samples: int, live: str | None) -> Iterator[tuple[Advance, Live]]:
     """A progress display on standard error, and the live page if there is an address for it.
 
-    Gives what to call with the samples so far, how often they matched and, if there is such a thing, the squared error
-    of the best; and the page, for the end.
+    Gives what to call with the samples so far, how often they matched and, if there are such things, the squared error
+    of the best and the bytes of packed messages; and the page, for the end.
     """
     source = {GaussianRun: "gaussian", ImagesRun: "images", CouplingRun: "coupling"}[type(settings)]
     unit, transport = "images" if source == "images" else "samples", settings.transport
@@ -380,9 +380,9 @@ def _progress(context: typer.Context, settings: GaussianRun | ImagesRun | Coupli
           Progress(*columns, console=Console(stderr=True), transient=True) as bar):
         task = bar.add_task(what, total=samples, state="starting (the first run compiles)")
 
-        def advance(done: int, match: Mean, mse: Mean | None = None) -> None:
+        def advance(done: int, match: Mean, mse: Mean | None = None, packed: int | None = None) -> None:
             bar.update(task, completed=done, state=f"match rate {match.value:.4f}")
-            shown.advance(done, samples, match=match, mse=mse)
+            shown.advance(done, samples, match=match, mse=mse, packed=packed)
 
         with interruptible(bar, "the parties started here are stopped"):
             yield advance, shown

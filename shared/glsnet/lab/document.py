@@ -46,7 +46,8 @@ LINES = " Where there are several points of a scheme at one place, the line join
 CELL = ("scheme", "K", "L_max")
 LAYERS = ("information", "packed", "protobuf", "stream", "ip")
 
-_TRANSPORTS = {"grpc": "over gRPC", "direct": "in one process"}
+_TRANSPORTS = {"grpc": "over gRPC", "direct": "in one process", "simulator": "in virtual time",
+               **{f"mqtt, QoS {qos}": f"over MQTT at QoS {qos}" for qos in range(3)}}
 
 
 def rendered(manifest: Mapping[str, Any], records: Sequence[Record], report: Report) -> str:
@@ -102,11 +103,12 @@ def bits_table(rows: Sequence[Summarised], header: Sequence[str] = (), more: Seq
     for at in on_network:
         row = rows[at]
         _, *which = cell(row)
-        line = (*which, *(more[at] if more else ()), *(number(row.bits[layer], 4) for layer in LAYERS), _overhead(row))
+        bits = [number(row.bits[layer], 4) for layer in LAYERS]
+        line = (*which, *(more[at] if more else ()), row.transport, *bits, _overhead(row))
         schemes_of.setdefault(line, set()).add(row.scheme)
     every = {rows[at].scheme for at in on_network}
     return table(
-        (*CELL, *header, *LAYERS, "over packed"),
+        (*CELL, *header, "transport", *LAYERS, "over packed"),
         [("every scheme" if schemes == every and len(every) > 1 else listed(map(label_of, in_order(schemes))), *line)
          for line, schemes in schemes_of.items()],
     )

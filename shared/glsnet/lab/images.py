@@ -164,7 +164,7 @@ class Tally:
     def __init__(self, views: Views, code: ImageCode, shown: int) -> None:
         """`shown` is of how many images, from the first, the pixels are kept."""
         self._views, self._code, self._cells, self._show = views, code, code.model.cells, shown
-        self.samples = 0
+        self.samples = self.packed = 0  # bytes of messages
         decoders = code.decoders
         self.match, self.error, self.own_error, self.side_error, self.own_side_error, self.mean_error = (
             Mean() for _ in range(6))
@@ -203,6 +203,7 @@ class Tally:
                 "matched": matched[:, at].tolist(), "mse": errors[:, at].tolist(),
             })
         self.samples += len(a)
+        self.packed += drawn.y.packed
 
     def result(self, settings: ImagesRun) -> dict[str, Any]:
         """What was measured so far; numbers as `glsnet run images --json` prints them.
@@ -216,7 +217,8 @@ class Tally:
             "source": "images", "dataset": settings.dataset, "split": settings.split, "samples": self.samples,
             "scheme": code.scheme, "decoders": code.decoders, "l_max": code.l_max, "candidates": code.listed,
             "beta": code.beta, "model": code.model.digest, "trained_on": code.model.trained_on,
-            "seed": settings.seed, "transport": settings.transport, "frame": settings.frame,
+            "seed": settings.seed, "transport": settings.transport,
+            "qos": settings.qos if settings.transport == "mqtt" else None, "frame": settings.frame,
             **_measured("match_rate", self.match), **_measured("mse", self.error),
             **_measured("decoder_mse", self.own_error),
             "vq_mse": None if self.vq_error is None else self.vq_error.value,

@@ -76,9 +76,11 @@ class Live:
             feeds = [source.encoder, *source.decoders]
             self._feeds = [("encoder" if feed.decoder is None else f"decoder {feed.decoder}", feed) for feed in feeds]
 
-    def advance(self, done: int, of: int, doing: str = "", match: Mean | None = None, mse: Mean | None = None) -> None:
-        """So much is done; how often a decoder matched, and the squared error of the best, so far."""
-        self._now = {"done": done, "of": of, "doing": doing, "match": _measured(match), "mse": _measured(mse)}
+    def advance(self, done: int, of: int, doing: str = "", match: Mean | None = None, mse: Mean | None = None,
+                packed: int | None = None) -> None:
+        """So much is done; how often a decoder matched, the squared error of the best, and all packed bytes, so far."""
+        tiles = {} if packed is None else {"tiles": [_bits(str(self._about["unit"]), 8 * packed / done, "packed")]}
+        self._now = {"done": done, "of": of, "doing": doing, "match": _measured(match), "mse": _measured(mse), **tiles}
 
     def end(self, result: dict[str, Any], show: Show) -> None:
         """The run is done; its report as in a terminal, but for the seed."""

@@ -8,6 +8,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from glsnet.lab.summary import transport_of
+
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print one result of `runner.run`."""
@@ -18,7 +20,7 @@ def headline(result: dict[str, Any]) -> str:
     """What was run, in one line."""
     return (
         f"scheme {result['scheme']}, K = {result['decoders']} decoders, L_max = {result['l_max']}, "
-        f"{_resolution(result)}, seed {result['seed']}, {result['transport']}"
+        f"{_resolution(result)}, seed {result['seed']}, {transport_of(result)}"
     )
 
 
@@ -74,7 +76,7 @@ def show_images(result: dict[str, Any], console: Console) -> None:
     """Print one result of `images.run`."""
     of = "" if result["candidates"] is None else f", N = {result['candidates']}, beta = {result['beta']:g}"
     table = table_of(f"scheme {result['scheme']}, K = {result['decoders']} decoders, L_max = {result['l_max']}{of}, "
-                     f"{result['data']}, {result['split']} split, seed {result['seed']}, {result['transport']}",
+                     f"{result['data']}, {result['split']} split, seed {result['seed']}, {transport_of(result)}",
                      ("", "<"), ("measured", ">"), ("std. error", ">"), ("without the message", "<"))
     table.add_row("images", f"{result['samples']:,}", "", f"{result['samples_per_second']:,.0f} images/s")
     table.add_row("match rate", f"{result['match_rate']:.4f}", f"{result['match_rate_error']:.4f}", "")

@@ -132,6 +132,12 @@ def minimised(result: dict[str, Any]) -> str:
     return "".join({name for each in result.get("searched") or [] for name in each} - {*PARAMETERS})
 
 
+def transport_of(result: dict[str, Any]) -> str:
+    """A run's transport, and of MQTT the quality of service."""
+    qos = result.get("qos")
+    return str(result["transport"]) if qos is None else f"{result['transport']}, QoS {qos}"
+
+
 def _row(records: list[Record]) -> Row:
     results = [record["result"] for record in records]
     first = results[0]
@@ -139,7 +145,7 @@ def _row(records: list[Record]) -> Row:
     residuals = [each["residual_variance"] for result in results for each in result["per_decoder"]]
     return Row(
         scheme=first["scheme"], decoders=first["decoders"], l_max=first["l_max"], packing=first["packing"],
-        transport=first["transport"], frame=first["frame"], parameter=parameter,
+        transport=transport_of(first), frame=first["frame"], parameter=parameter,
         parameter_value=Counter(result[parameter] for result in results).most_common(1)[0][0],
         minimised=minimised(first), repetitions=len(results),
         samples=float(np.mean([result["samples"] for result in results])),

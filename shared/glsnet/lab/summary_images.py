@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glsnet.lab.summary import Measured, Record, mean, measured, minimised, repeated
+from glsnet.lab.summary import Measured, Record, mean, measured, minimised, repeated, transport_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _row(records: list[Record]) -> Row:
         )},
         bits={layer: mean([result["bits_per_sample"][layer] for result in results])
               for layer in first["bits_per_sample"]},
-        transport=first["transport"], dataset=first["dataset"], trained_on=first["trained_on"],
+        transport=transport_of(first), dataset=first["dataset"], trained_on=first["trained_on"],
     )
 
 

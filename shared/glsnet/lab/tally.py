@@ -49,7 +49,7 @@ class Tally:
 
     def __init__(self, nature: Nature, code: Code) -> None:
         self._nature, self._code = nature, code
-        self.samples = 0
+        self.samples = self.packed = 0  # bytes of messages
         decoders = len(nature.sides)
         self.match, self.error, self.decibels = Mean(), Mean(), Mean()
         self.side_error, self.side_decibels = Mean(), Mean()
@@ -71,6 +71,7 @@ class Tally:
                 self.decibels_of[k].add(_decibels(errors[k]))
         self.own_error.add(np.nanmean(errors, axis=0))
         self.samples += a.size
+        self.packed += y.packed
         self.match.add(np.any(matches, axis=0).astype(np.float64))
         for values, error, decibels in (
             (errors, self.error, self.decibels), (side_errors, self.side_error, self.side_decibels)
@@ -97,6 +98,7 @@ class Tally:
             "seed": settings.seed,
             "scheme": code.scheme,
             "transport": settings.transport,
+            "qos": settings.qos if settings.transport == "mqtt" else None,
             "frame": settings.frame,
             "source_mean": source.mean,
             "source_variance": source.variance,

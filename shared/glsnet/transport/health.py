@@ -14,6 +14,7 @@ from glsnet.errors import GlsnetError, TransportError
 from glsnet.transport.security import Security, Tls
 
 SECONDS = 5.0
+_YES = ("1", "true", "t", "yes", "y", "on")  # as of the option
 
 
 def check(address: str, security: Security, seconds: float = SECONDS) -> None:
@@ -42,7 +43,7 @@ def main() -> None:
              for name in ("GLSNET_TLS_CERT", "GLSNET_TLS_KEY", "GLSNET_TLS_CA")]
     try:
         (address,) = sys.argv[1:]
-        check(address, Security(Tls.of(*files), "GLSNET_INSECURE" in os.environ))
+        check(address, Security(Tls.of(*files), os.environ.get("GLSNET_INSECURE", "").lower() in _YES))
     except ValueError as error:
         sys.exit(f"expected one HOST:PORT: {error}")
     except GlsnetError as error:

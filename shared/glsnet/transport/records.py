@@ -13,7 +13,7 @@ def outcomes_to_proto(outcomes: Outcomes) -> pb.Outcomes:
     return pb.Outcomes(
         first_round=outcomes.first_round, count=outcomes.node.size, message=outcomes.message.astype("<i8").tobytes(),
         stream=outcomes.stream.astype("<i8").tobytes(), node=outcomes.node.astype("<i8").tobytes(),
-        **_reconstruction(outcomes.reconstruction),
+        packed=outcomes.packed, **_reconstruction(outcomes.reconstruction),
     )
 
 
@@ -29,7 +29,7 @@ def outcomes_from_proto(message: pb.Outcomes) -> Outcomes:
                              f"{len(message.pixels)} bytes")
         reconstruction = np.frombuffer(message.pixels, "<f4").reshape(count, -1)
     return Outcomes(message.first_round, integers(message.message, count), integers(message.stream, count),
-                    integers(message.node, count), reconstruction)
+                    integers(message.node, count), reconstruction, message.packed)
 
 
 def integers(data: bytes, count: int) -> IntArray:

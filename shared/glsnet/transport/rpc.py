@@ -33,7 +33,7 @@ from glsnet.frames import Join
 from glsnet.joining import proven
 from glsnet.transport.meter import Meter, Reading
 from glsnet.transport.pipes import Dialled, Pipe
-from glsnet.transport.security import LOCAL, WRONG_CERTIFICATE, WRONG_HOST, Security, host_of
+from glsnet.transport.security import LOCAL, WRONG_CERTIFICATE, WRONG_HOST, Security, host_of, place_of
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -88,8 +88,7 @@ def options(silence: float = SILENCE_SECONDS) -> list[tuple[str, int]]:
 
 def check_address(address: str) -> str:
     """The address; raises CallerError if it is not HOST:PORT with a port to dial."""
-    host, _, port = address.rpartition(":")
-    if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+    if place_of(address)[1] == 0:
         raise CallerError(f"address: expected HOST:PORT, got {address!r}")
     return address
 

@@ -103,6 +103,14 @@ def host_of(address: str) -> str:
     return address.rpartition(":")[0].strip("[]")
 
 
+def place_of(address: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT, port 0 for any that is free; raises CallerError if it is none."""
+    host, port = host_of(address), address.rpartition(":")[2]
+    if not (host and port.isascii() and port.isdecimal() and int(port) < 65536):
+        raise CallerError(f"address: expected HOST:PORT, got {address!r}")
+    return host, int(port)
+
+
 def is_local(address: str) -> bool:
     """Whether HOST:PORT is on a loopback interface, and so is reached from this machine alone."""
     host = host_of(address)

@@ -19,7 +19,7 @@ from glsnet.images.model import Model, load
 from glsnet.transport import metrics, traces
 from glsnet.transport.mqtt import Login
 from glsnet.transport.rpc import SILENCE_SECONDS, Handler, Served, log, options, status_of
-from glsnet.transport.security import LOCAL, Security, Tls, read_token
+from glsnet.transport.security import LOCAL, Security, Tls, place_of, read_token
 
 STOP_SECONDS = 1.0
 LIMITS = [  # of what anybody can make a service hold, whoever it is
@@ -94,11 +94,12 @@ def security(certificate: Path | None, key: Path | None, authority: Path | None,
     """What the options of these names say.
 
     Raises:
-        typer.BadParameter: the files do not fit, or an address is not to be used in plain text.
+        typer.BadParameter: the files do not fit, or an address is none, or not to be used in plain text.
     """
     try:
         found = Security(Tls.of(certificate, key, authority), insecure)
         for address in addresses:
+            place_of(address)
             found.check(address, "using")
     except CallerError as error:
         raise typer.BadParameter(str(error)) from error

@@ -10,8 +10,8 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from glsnet.errors import CallerError, TransportError
-from glsnet.transport.security import LOCAL, Security, host_of
+from glsnet.errors import TransportError
+from glsnet.transport.security import LOCAL, Security, place_of
 
 MAX_CONNECTIONS = 64
 REQUEST_BYTES = 1 << 13
@@ -45,9 +45,7 @@ async def serving(address: str, pages: Pages, security: Security = LOCAL) -> Asy
         CallerError: the address is none, or plain text is not allowed there.
         TransportError: the address cannot be listened on.
     """
-    host, port = host_of(address), address.rpartition(":")[2]
-    if not (host and port.isascii() and port.isdecimal() and int(port) < 65536):
-        raise CallerError(f"address: expected HOST:PORT, got {address!r}")
+    host, port = place_of(address)
     security.check(address, "listening on")
     under_way: set[asyncio.Task[None] | None] = set()
 
@@ -72,7 +70,7 @@ async def serving(address: str, pages: Pages, security: Security = LOCAL) -> Asy
     tls = security.tls and security.tls.context(serve=True)
     seconds = {"ssl_handshake_timeout": REQUEST_SECONDS, "ssl_shutdown_timeout": REQUEST_SECONDS} if tls else {}
     try:
-        server = await asyncio.start_server(connected, host, int(port), limit=REQUEST_BYTES, ssl=tls, **seconds)
+        server = await asyncio.start_server(connected, host, port, limit=REQUEST_BYTES, ssl=tls, **seconds)
     except OSError as error:
         raise TransportError(f"{address}: cannot be listened on; is the port taken, is the host this one?") from error
     try:

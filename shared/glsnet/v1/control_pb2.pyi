@@ -114,7 +114,7 @@ class Recorded(_message.Message):
     def __init__(self, indices: _Optional[_Union[_exchange_pb2.Indices, _Mapping]] = ..., outcomes: _Optional[_Union[Outcomes, _Mapping]] = ...) -> None: ...
 
 class Outcomes(_message.Message):
-    __slots__ = ("first_round", "count", "message", "stream", "node", "reconstruction", "pixels")
+    __slots__ = ("first_round", "count", "message", "stream", "node", "reconstruction", "pixels", "packed")
     FIRST_ROUND_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +122,7 @@ class Outcomes(_message.Message):
     NODE_FIELD_NUMBER: _ClassVar[int]
     RECONSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     PIXELS_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     first_round: int
     count: int
     message: bytes
@@ -129,7 +130,8 @@ class Outcomes(_message.Message):
     node: bytes
     reconstruction: bytes
     pixels: bytes
-    def __init__(self, first_round: _Optional[int] = ..., count: _Optional[int] = ..., message: _Optional[bytes] = ..., stream: _Optional[bytes] = ..., node: _Optional[bytes] = ..., reconstruction: _Optional[bytes] = ..., pixels: _Optional[bytes] = ...) -> None: ...
+    packed: int
+    def __init__(self, first_round: _Optional[int] = ..., count: _Optional[int] = ..., message: _Optional[bytes] = ..., stream: _Optional[bytes] = ..., node: _Optional[bytes] = ..., reconstruction: _Optional[bytes] = ..., pixels: _Optional[bytes] = ..., packed: _Optional[int] = ...) -> None: ...
 
 class Drawn(_message.Message):
     __slots__ = ("first_round", "count", "items", "indices", "bits_sent")
