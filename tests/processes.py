@@ -14,7 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from typer.testing import CliRunner
+
 from glsnet.codes import decoding
+from glsnet.lab.cli import app
 from glsnet.lab.nature import synthetic
 from glsnet.lab.plan import Plan
 from glsnet.lab.settings import GaussianRun
@@ -70,7 +73,13 @@ def glsnet(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 def result_of(*arguments: str, run: str = "gaussian") -> dict[str, Any]:
     """The one JSON object that a run prints."""
-    done = glsnet("run", run, "--json", *arguments)
+    return printed("run", run, "--json", *arguments)
+
+
+def printed(*arguments: str) -> dict[str, Any]:
+    """The one JSON object that a command prints. It is run in this process, for a new one takes seconds to start."""
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, f"{done.stderr}{done.exception}"
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 

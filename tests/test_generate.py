@@ -1,13 +1,12 @@
 """`glsnet generate` and the services behind it, as processes, with the embedded pair."""
 
-import json
 import signal
 import subprocess
 from typing import Any
 
 import grpc
 import pytest
-from processes import GLSNET, Service, glsnet, service, until
+from processes import GLSNET, Service, glsnet, printed, service, until
 
 from glsnet.transport import speculating
 from glsnet.v1 import generation_pb2 as pb
@@ -17,8 +16,7 @@ SHORT = ("--prompt", PROMPT, "--max-tokens", "24", "--seed", "7")
 
 
 def generated(*arguments: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(glsnet("generate", *SHORT, "--json", *arguments).stdout)
-    return result
+    return printed("generate", *SHORT, "--json", *arguments)
 
 
 def drafting(address: str) -> int:
