@@ -4,6 +4,8 @@ import asyncio
 import csv
 import queue
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from helpers import assert_at_least
-from processes import Service, service
+from processes import Service, at_once, service
 
 from glsnet import bits, conversation
 from glsnet.bits import pack
@@ -30,8 +32,10 @@ from glsnet.errors import DamageError, FrameError, GlsnetError, TermsError, Tran
 from glsnet.frames import Ack, End, Frame, Indices, Join, Refusal, Terms, Turn, TurnKind, from_bytes, to_bytes
 from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import Gaussian, SideInformation
+from glsnet.transport import rpc
 from glsnet.transport.control import DecoderOrder, Resume, Session, conducting
 from glsnet.transport.exchange import CODEC, METHOD
+from glsnet.transport.security import Security
 
 SEED = seed_from_integer(7)
 TERMS = terms_of(Code(Gaussian(0.0, 1.0), "gls", 2, 6, 0.01), SEED)
@@ -141,22 +145,20 @@ def test_a_codec_needs_no_lab(sample_files: tuple[Path, list[Path]], tmp_path: P
         assert "seed_digest" in log and "stopped" in log
 
 
-@pytest.mark.parametrize(("option", "value", "name"), [
-    ("--seed", "8", "seed_digest"), ("--decoders", "3", "decoders"), ("--l-max", "8", "l_max"),
-    ("--sigma2", "0.02", "sigma2"), ("--mean", "0", "mean"), ("--variance", "1", "variance"),
-    ("--scheme", "baseline", "scheme"), ("--stream", "2", "stream"),
-])
-def test_a_decoder_that_means_another_session_ends_with_an_error(
-        sample_files: tuple[Path, list[Path]], tmp_path: Path, option: str, value: str, name: str) -> None:
+def test_decoders_that_mean_another_session_end_with_an_error(sample_files: tuple[Path, list[Path]], tmp_path: Path
+                                                             ) -> None:
     source, sides = sample_files
-    options = ("--source", str(source), "--seed", "7", "--decoders", "2", "--l-max", "6")
-    with service("encoder_service", *options) as encoder:
-        code, log = decoder_of(encoder.address, sides[0], tmp_path / "out.csv", option, value).ended()
-        assert code == 1
-        assert f"{name}: " in log
+    wrong = {"seed": "8", "decoders": "3", "l-max": "8", "sigma2": "0.02", "mean": "0", "variance": "1",
+             "scheme": "baseline", "stream": "2"}
+    with service("encoder_service", "--source", str(source), "--seed", "7", "--decoders", "2", "--l-max", "6"
+                 ) as encoder:
+        endings = at_once(*(decoder_of(encoder.address, sides[0], tmp_path / "out.csv", f"--{option}", value).ended
+                            for option, value in wrong.items()))
         assert health(encoder.address) == SERVING
-        code, log = encoder.stop()
-        assert f"refused: {name}: " in log
+        _, refusals = encoder.stop()
+    for option, (code, log) in zip(wrong, endings, strict=True):
+        name = "seed_digest" if option == "seed" else option.replace("-", "_")
+        assert code == 1 and f"{name}: " in log and f"refused: {name}: " in refusals
     assert [path.name for path in tmp_path.glob("*out*")] == []
 
 
@@ -270,6 +272,13 @@ def everything_in(answers: "queue.Queue[Frame]") -> list[Frame]:
     return [answers.get() for _ in range(answers.qsize())]
 
 
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[Service]:
+    """A decoder on which all that breaks the protocol is tried, one after the other."""
+    with service("decoder_service") as decoder:
+        yield decoder
+
+
 @pytest.mark.parametrize(("frames", "error", "text"), [
     ([replace(RIGHT, seed_digest="0" * 16)], TermsError, "seed_digest"),
     ([replace(RIGHT, stream=0)], TermsError, "stream: expected 1, as asked for, got 0"),
@@ -282,7 +291,7 @@ def everything_in(answers: "queue.Queue[Frame]") -> list[Frame]:
     ([RIGHT, End(0), Ack(0)], FrameError, "frame: expected nothing after end, got Ack"),
 ])
 def test_a_decoder_refuses_what_breaks_the_protocol_and_stays_up(
-        frames: list[Frame | bytes], error: type[GlsnetError], text: str) -> None:
+        lasting: Service, frames: list[Frame | bytes], error: type[GlsnetError], text: str) -> None:
     async def conducted(address: str, encoder: str) -> None:
         order = DecoderOrder(encoder, 1, SideInformation(0.5, 0.0, 0.5))
         async with conducting(address, "decoder", Session("s", SEED), TERMS, order) as decoder:
@@ -291,14 +300,14 @@ def test_a_decoder_refuses_what_breaks_the_protocol_and_stays_up(
             while True:
                 await decoder.outcomes()
 
-    with service("decoder_service") as decoder, encoder_that_sends(frames) as (encoder, answers):
+    with encoder_that_sends(frames) as (encoder, answers):
         with pytest.raises(error, match=text) as caught:
-            asyncio.run(conducted(decoder.address, encoder))
+            asyncio.run(conducted(lasting.address, encoder))
         assert caught.type is error
         *before, last = said(answers, Refusal)
         assert isinstance(last, Refusal) and text.split(":")[0] in last.reason
         assert sum(isinstance(each, Join) for each in before) == 1  # no retry can mend it
-        assert health(decoder.address) == SERVING
+        assert health(lasting.address) == SERVING
 
 
 DAMAGED = bytearray(to_bytes(NEXT))
@@ -313,7 +322,7 @@ LAST = Indices.of(6, 1, bits.pack(np.array([0]), 3))
     (None, TransportError, "ended the stream after 4 rounds, expected End first"),
 ])
 def test_a_decoder_joins_again_after_damage_or_loss_and_goes_on_where_it_was(
-        damage: bytes | Frame | None, error: type[GlsnetError], text: str) -> None:
+        lasting: Service, damage: bytes | Frame | None, error: type[GlsnetError], text: str) -> None:
     """What goes wrong once costs nothing; what does so again and again is an error when its patience is over."""
     async def conducted(address: str, encoder: str, rounds: int, patience: float) -> list[tuple[int, list[int]]]:
         order = DecoderOrder(encoder, 1, SideInformation(0.5, 0.0, 0.5))
@@ -329,21 +338,20 @@ def test_a_decoder_joins_again_after_damage_or_loss_and_goes_on_where_it_was(
 
     once: list[Frame | bytes | None] = [RIGHT, GOOD, damage]
     again: list[Frame | bytes | None] = [RIGHT, GOOD, NEXT, LAST, End(7)]
-    with service("decoder_service") as decoder:
-        with encoder_that_sends(once, once, again) as (encoder, answers):
-            came = asyncio.run(conducted(decoder.address, encoder, 7, 5.0))
-            assert came == [(0, [1, 5, 0, 2]), (4, [3, 4]), (6, [0])]
-            joins = [each for each in everything_in(answers) if isinstance(each, Join)]
-            assert [each.next_round for each in joins] == [0, 4, 4]
-            assert len({each.party for each in joins}) == 1 and len(joins[0].party) == 8
-        with encoder_that_sends(once) as (encoder, answers):
-            with pytest.raises(error, match=text) as caught:
-                asyncio.run(conducted(decoder.address, encoder, 7, 0.3))
-            assert caught.type is error
-            left = everything_in(answers)
-            assert sum(isinstance(each, Join) for each in left) >= 2
-            assert not any(isinstance(each, Refusal) for each in left)
-        assert health(decoder.address) == SERVING
+    with encoder_that_sends(once, once, again) as (encoder, answers):
+        came = asyncio.run(conducted(lasting.address, encoder, 7, 5.0))
+        assert came == [(0, [1, 5, 0, 2]), (4, [3, 4]), (6, [0])]
+        joins = [each for each in everything_in(answers) if isinstance(each, Join)]
+        assert [each.next_round for each in joins] == [0, 4, 4]
+        assert len({each.party for each in joins}) == 1 and len(joins[0].party) == 8
+    with encoder_that_sends(once) as (encoder, answers):
+        with pytest.raises(error, match=text) as caught:
+            asyncio.run(conducted(lasting.address, encoder, 7, 0.3))
+        assert caught.type is error
+        left = everything_in(answers)
+        assert sum(isinstance(each, Join) for each in left) >= 2
+        assert not any(isinstance(each, Refusal) for each in left)
+    assert health(lasting.address) == SERVING
 
 
 P, Q = np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.25, 0.5])
@@ -451,7 +459,7 @@ REJECTED = Turn.of("verdicts", 0, 2, b"\x00")
     ([LOW_TERMS, replace(REJECTED, checksum=1)], DamageError, "checksum"),
 ])
 def test_alice_ends_an_exchange_that_breaks_the_protocol_and_stays_up(
-        frames: list[Frame | bytes], error: type[GlsnetError], text: str) -> None:
+        lasting: Service, frames: list[Frame | bytes], error: type[GlsnetError], text: str) -> None:
     async def conducted(address: str, encoder: str) -> None:
         terms = conversation.terms_of(LOW, 3, SEED)
         async with conducting(address, "decoder", Session("s", SEED), terms, DecoderOrder(encoder, 0)) as hers:
@@ -459,14 +467,14 @@ def test_alice_ends_an_exchange_that_breaks_the_protocol_and_stays_up(
             await hers.draw(Draw(2, P))
             await hers.drawn()
 
-    with service("decoder_service") as decoder, encoder_that_sends(frames) as (encoder, answers):
+    with encoder_that_sends(frames) as (encoder, answers):
         with pytest.raises(error, match=text) as caught:
-            asyncio.run(conducted(decoder.address, encoder))
+            asyncio.run(conducted(lasting.address, encoder))
         assert caught.type is error
         if error is not DamageError:  # for which she blames nobody; what is under way in a batch cannot be had again
             *_, last = said(answers, Refusal)
             assert isinstance(last, Refusal) and text in last.reason
-        assert health(decoder.address) == SERVING
+        assert health(lasting.address) == SERVING
 
 
 def test_a_stream_that_stops_without_end_leaves_no_file(sample_files: tuple[Path, list[Path]], tmp_path: Path) -> None:
@@ -503,3 +511,37 @@ def test_a_source_file_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
                           text=True, check=False)
     assert done.returncode == 2
     assert "line 2" in " ".join(done.stderr.replace("│", " ").split())
+
+
+class NameServer(asyncio.DatagramProtocol):
+    """Says that every name is 127.0.0.1, but only once eight sockets have asked in vain."""
+
+    def __init__(self) -> None:
+        self.asked: set[int] = set()  # from which ports
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.asked.add(addr[1])
+        if len(self.asked) <= 8:
+            return
+        question = data[12 : data.index(0, 12) + 5]
+        is_a = struct.unpack(">H", question[-4:-2]) == (1,)
+        answer = b"\xc0\x0c" + struct.pack(">HHIH4s", 1, 1, 1, 4, socket.inet_aton("127.0.0.1")) if is_a else b""
+        self.transport.sendto(data[:2] + struct.pack(">5H", 0x8180, 1, is_a, 0, 0) + question + answer, addr)
+
+
+def test_a_name_server_that_does_not_answer_is_asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself gRPC would ask from so many sockets in minutes."""
+    monkeypatch.setattr(rpc, "ATTEMPT_SECONDS", 0.2)
+
+    async def dialled(at: str) -> None:
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(NameServer, ("127.0.0.1", 0))
+        names = transport.get_extra_info("sockname")[1]
+        where = f"dns://127.0.0.1:{names}/encoder.example:{at.rpartition(':')[2]}"
+        async with rpc.dial(where, METHOD, "encoder", Security(insecure=True)):
+            transport.close()
+
+    with service("encoder_service") as encoder:
+        asyncio.run(dialled(encoder.address))

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 import grpc
@@ -40,6 +40,7 @@ T = TypeVar("T")
 log = logging.getLogger("glsnet")
 
 CONNECT_SECONDS = 30.0
+ATTEMPT_SECONDS = 5.0  # of these, after which all is begun anew: a name server may have lost what it was asked
 SILENCE_SECONDS = 10.0  # a peer that is silent for so long is asked whether it is there, and has half as long to answer
 
 STATUS: dict[type[GlsnetError], grpc.StatusCode] = {  # a class before those that it is one of
@@ -164,10 +165,10 @@ async def dial(address: str, method: str, peer: str, security: Security = LOCAL,
         RefusedError: one of the two does not trust the other's certificate, or one of them talks plain text.
         TransportError: nothing answers gRPC at `address` within CONNECT_SECONDS.
     """
-    async with _channel(address, security, silence, meter) as channel:
+    async with AsyncExitStack() as stack:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await _ready(channel, peer)
+                channel = await _connected(stack, lambda: _channel(address, security, silence, meter), peer)
         except TimeoutError:
             hint = ", does it talk plain text too?" if security.tls is None else ", does it know this certificate's CA?"
             raise TransportError(f"{peer}: no gRPC service answered within {CONNECT_SECONDS:.0f} s; is it started, is "
@@ -177,6 +178,18 @@ async def dial(address: str, method: str, peer: str, security: Security = LOCAL,
             yield Call(call, peer, meter)
         finally:
             call.cancel()
+
+
+async def _connected(stack: AsyncExitStack, make: Callable[[], grpc.aio.Channel], peer: str) -> grpc.aio.Channel:
+    """A channel that is, put on the stack, as many as it takes; raises as `_ready`."""
+    while True:
+        async with AsyncExitStack() as attempt:
+            channel = await attempt.enter_async_context(make())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ATTEMPT_SECONDS):
+                    await _ready(channel, peer)
+                stack.push_async_exit(attempt.pop_all())
+                return channel
 
 
 def _channel(address: str, security: Security, silence: float, meter: Meter | None) -> grpc.aio.Channel:
