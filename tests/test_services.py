@@ -30,6 +30,7 @@ from glsnet.conversation import Draw
 from glsnet.coupling import Scheme
 from glsnet.errors import DamageError, FrameError, GlsnetError, TermsError, TransportError
 from glsnet.frames import Ack, End, Frame, Indices, Join, Refusal, Terms, Turn, TurnKind, from_bytes, to_bytes
+from glsnet.joining import PARTY_BYTES
 from glsnet.randomness import seed_from_integer
 from glsnet.sources.gaussian import Gaussian, SideInformation
 from glsnet.transport import rpc
@@ -343,7 +344,7 @@ def test_a_decoder_joins_again_after_damage_or_loss_and_goes_on_where_it_was(
         assert came == [(0, [1, 5, 0, 2]), (4, [3, 4]), (6, [0])]
         joins = [each for each in everything_in(answers) if isinstance(each, Join)]
         assert [each.next_round for each in joins] == [0, 4, 4]
-        assert len({each.party for each in joins}) == 1 and len(joins[0].party) == 8
+        assert len({each.party for each in joins}) == 1 and len(joins[0].party) == PARTY_BYTES
     with encoder_that_sends(once) as (encoder, answers):
         with pytest.raises(error, match=text) as caught:
             asyncio.run(conducted(lasting.address, encoder, 7, 0.3))
@@ -472,7 +473,8 @@ def test_alice_ends_an_exchange_that_breaks_the_protocol_and_stays_up(
             asyncio.run(conducted(lasting.address, encoder))
         assert caught.type is error
         if error is not DamageError:  # for which she blames nobody; what is under way in a batch cannot be had again
-            *_, last = said(answers, Refusal)
+            first, *_, last = said(answers, Refusal)
+            assert isinstance(first, Join) and len(first.party) == PARTY_BYTES  # whose attempts are hers alone
             assert isinstance(last, Refusal) and text in last.reason
         assert health(lasting.address) == SERVING
 

@@ -184,10 +184,12 @@ class BobSession(Host):
 class AliceSession:
     """Alice's side, a decoder's: her own distributions, the seed, and the frames; never q."""
 
-    def __init__(self, session: str, seed: bytes, expected: Terms, stream: int | None = None) -> None:
-        """`expected` may leave terms to the encoder."""
+    def __init__(self, session: str, seed: bytes, expected: Terms, stream: int | None = None, party: bytes = b""
+                 ) -> None:
+        """`expected` may leave terms to the encoder; `party` tells her from others, see `joining.new_party`."""
         self.session = session
-        self._join = Join(session, stream, replace(expected, protocol=PROTOCOL, seed_digest=seed_digest(seed)))
+        self._join = Join(session, stream, replace(expected, protocol=PROTOCOL, seed_digest=seed_digest(seed)),
+                          party=party)
         self._seed, self._keys = seed, keys_of(seed, "alice")
         self._agreed: tuple[Scheme, int, int] | None = None  # scheme, items, stream
         self.next_round = 0

@@ -247,7 +247,7 @@ async def conduct_decoder(pipe: Pipe, encoder: str | None, own: Own) -> None:
     terms, stream = terms_from_proto(order.terms), order.decoder.stream
     patience = order.patience or own.patience
     if order.terms.HasField("finite"):
-        alice = AliceSession(order.session, order.seed, terms, stream)
+        alice = AliceSession(order.session, order.seed, terms, stream, new_party())
         with _Orders(pipe, "draw", 0, None) as reading:
             metered = await run_alice(net, alice, address, partial(_opened, pipe, 0), reading.draws(),
                                       lambda drawn: _report(pipe, _drawn(drawn)))
