@@ -31,7 +31,7 @@ async def main() -> None:
 
         def processes(tls: bool) -> list[Process]:
             return [Process(f"{party} {'tls' if tls else 'plain'}", module,
-                            own.options() if tls and (own := security_in(folder / party).tls) else [], folder)
+                            security_in(folder / party).options() if tls else [], folder)
                     for party, module in SERVICES]
 
         both = {False: processes(False), True: processes(True)}

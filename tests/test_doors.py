@@ -238,7 +238,7 @@ def test_plain_text_is_for_this_machine_alone() -> None:
 
 def test_a_run_over_tls_is_the_same_and_tells_no_secrets(folder: Path) -> None:
     def options(name: str) -> list[str]:
-        return security_in(folder / "ours" / name).tls.options()  # type: ignore[union-attr]
+        return security_in(folder / "ours" / name).options()
 
     settings = ["--set", "decoders=2", "--set", "samples=2000", "--set", "seed=987654321"]
     with ExitStack() as stack:

@@ -56,8 +56,8 @@ class Trouble:
         now, found = time.monotonic() - self.since, []
         for number, fault in enumerate(self._faults):
             for name in (name for name in {*self.address, *self._processes} if concerns(fault, name)):
-                times = schedule(fault, self._seed, number, name)
-                times = iter([(0.0, fault.at)]) if fault.kind == "late" else times
+                times = (iter([(0.0, fault.at)]) if fault.kind == "late"
+                         else schedule(fault, self._seed, number, name))
                 found += [(fault, name, now - start) for start, end in takewhile(lambda span: span[0] <= now, times)
                           if now < end]
         return sorted(found, key=lambda each: (each[1], each[0].kind))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from glsnet.transport.security import host_of
+from glsnet.transport.security import place_of
 
 _CHUNK = 1 << 16
 _TCP_OPTION_TIMESTAMPS = 1
@@ -49,7 +49,7 @@ class Meter:
     """A counting TCP proxy to `target` (HOST:PORT): dial `address` instead, while the context is open."""
 
     def __init__(self, target: str) -> None:
-        self._host, self._port = host_of(target), int(target.rpartition(":")[2])
+        self._host, self._port = place_of(target)
         self._down = self._up = 0
         self._closed: list[Headers | None] = []
         self._open: set[socket.socket] = set()

@@ -46,7 +46,7 @@ from glsnet.transport.exchange import FIRST_BACKOFF, LAST_BACKOFF, Broadcast, Me
 from glsnet.transport.meter import Meter, Reading
 from glsnet.transport.pipes import Dialled
 from glsnet.transport.rpc import STATUS, Machine, check_address, status_of
-from glsnet.transport.security import WRONG_CERTIFICATE, WRONG_HOST, Security, host_of
+from glsnet.transport.security import WRONG_CERTIFICATE, WRONG_HOST, Security, host_of, place_of
 
 T = TypeVar("T")
 ANSWER_SECONDS = 10.0  # that a broker has to answer
@@ -581,7 +581,7 @@ async def _connected(broker: Broker, session: str, will: Will, security: Securit
     base, peer = f"glsnet/{session}", f"broker {broker.address}"
     async with Meter(broker.address) as meter:
         client = Client(
-            host_of(meter.address), int(meter.address.rpartition(":")[2]),
+            *place_of(meter.address),
             identifier=identifier, timeout=ANSWER_SECONDS,
             username=None if login is None else login.user, password=None if login is None else login.password,
             will=Will(f"{base}/{will.topic}", will.payload, will.qos, will.retain),
